@@ -1,0 +1,72 @@
+# Everything happens in .venv; `make` alone lists the commands. Without make: see the README.
+
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+INDEX  := notebooks/00_start_here.ipynb
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "The first call makes .venv. With another Python: make PYTHON=python3.12 lab"
+
+.PHONY: lab
+lab: $(VENV)/.lab ## open the notebooks in JupyterLab
+	@# --no-browser would print the address of an empty JupyterLab whatever file it is given; the
+	@# default URL is both what it prints and what it opens.
+	@set --; \
+	if [ "$$(id -u)" = 0 ]; then set -- "$$@" --allow-root; fi; \
+	if [ "$$(uname)" = Linux ] && [ -z "$$DISPLAY$$WAYLAND_DISPLAY" ]; then set -- "$$@" --no-browser; fi; \
+	exec $(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" \
+		--LabApp.default_url=/lab/tree/$(INDEX) "$$@"
+
+.PHONY: test
+test: $(VENV)/.test ## check the code, run every test and every notebook
+	@$(PY) tools/test.py
+
+.PHONY: check
+check: $(VENV)/.test ## only lint, formatting and types
+	@$(PY) tools/test.py --check
+
+.PHONY: notebooks
+notebooks: $(VENV)/.test ## run the notebooks and store their outputs
+	@$(PY) tools/build_notebooks.py
+
+.PHONY: clean
+clean: ## remove caches and builds
+	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name $(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -print | xargs rm -rf
+
+.PHONY: distclean
+distclean: clean ## remove .venv too
+	rm -rf $(VENV)
+
+# .venv/.lab and .venv/.test say which extras are installed, and since when: pip runs again only when
+# a requirement has changed. What tests need includes what the lab needs.
+$(VENV)/.lab: pyproject.toml constraints.txt
+	$(call install,lab)
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt
+	$(call install,lab$(comma)test)
+	@touch $@ $(VENV)/.lab
+
+comma := ,
+define install
+@if [ ! -x $(PY) ]; then \
+	command -v $(PYTHON) >/dev/null || { \
+		echo "$(PYTHON) was not found. Please install Python 3.11 or newer (Debian, Ubuntu: apt install python3 python3-venv)."; exit 1; }; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "metis_nb needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Please name another: make PYTHON=python3.12 $(or $(MAKECMDGOALS),lab)"; exit 1; }; \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make virtual environments. Please install its venv module (Debian, Ubuntu: apt install python3-venv)."; exit 1; }; \
+	echo "Making $(VENV) with $$($(PYTHON) --version)"; \
+	$(PYTHON) -m venv --clear $(VENV); \
+fi
+@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip
+@echo "Installing metis_nb and what it needs (the first time, a few minutes)"
+@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(1)]"
+endef

@@ -1,0 +1,53 @@
+"""Deep reinforcement learning to read, run and copy.
+
+env = gym.make("CartPole-v1")
+actor, critic = agents.actor(env), agents.critic(env)
+trainer = PPO(env)
+trainer.train(actor, critic)
+play(env, actor)
+"""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+
+from metis_nb import agents, callbacks, envs, plots
+from metis_nb.evaluate import evaluate
+from metis_nb.player import play
+from metis_nb.source import diff, show
+from metis_nb.trainers.ppo import PPO
+
+__version__ = "0.1.0"
+__all__ = [
+    "PPO",
+    "agents",
+    "callbacks",
+    "device",
+    "diff",
+    "envs",
+    "evaluate",
+    "play",
+    "plots",
+    "seed",
+    "show",
+]
+
+
+def device() -> torch.device:
+    """The fastest device there is: "cuda" (NVIDIA, AMD), else "mps" (Apple), else "cpu"."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def seed(number: int) -> None:
+    """Seed the global generators of Python, NumPy and torch: from them come the first weights of
+    the networks, and the seed of every trainer made without one."""
+    random.seed(number)
+    np.random.seed(number)
+    torch.manual_seed(number)

@@ -1,0 +1,337 @@
+"""Actors and critics: plain `nn.Module`s made to measure for an environment.
+
+    actor = agents.actor(env)      # pi(a | s): categorical for Discrete, Gaussian for Box actions
+    critic = agents.critic(env)    # V(s)
+
+Both take raw observations. They keep the running mean and standard deviation of what they have
+seen as buffers, so that `act`, `play` and a saved file need nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from gymnasium.spaces import Discrete
+from torch import Tensor, nn
+
+from metis_nb.spaces import ActionUnits, Environment, single_spaces
+
+# --- the functions that people call -----------------------------------------------------------
+
+
+def actor(
+    env: Environment,
+    *,
+    hidden_sizes: Sequence[int] = (64, 64),
+    activation: type[nn.Module] = nn.Tanh,
+    body: nn.Module | None = None,
+) -> Actor:
+    """A stochastic policy pi(a | s) for `env`.
+
+    Args:
+        env: gives the shapes: a `Box` observation, a `Discrete` or `Box` action.
+        hidden_sizes: units of each hidden layer of the default multi-layer perceptron.
+        activation: the class of the non-linearity after each hidden layer.
+        body: your own network in place of the default one: normalised observations
+            (B, *obs_shape) float32 in, features (B, F) out. The head is put on top.
+
+    Raises:
+        TypeError, ValueError: a space or an argument that is not accepted; the message names it.
+    """
+    _, action_space = single_spaces(env)
+    kind = CategoricalActor if isinstance(action_space, Discrete) else GaussianActor
+    return kind(env, hidden_sizes, activation, body)
+
+
+def critic(
+    env: Environment,
+    *,
+    hidden_sizes: Sequence[int] = (64, 64),
+    activation: type[nn.Module] = nn.Tanh,
+    body: nn.Module | None = None,
+) -> Critic:
+    """A state-value function V(s) for `env`; the arguments are those of `actor`."""
+    return Critic(env, hidden_sizes, activation, body)
+
+
+def policy(actor: nn.Module, obs: Tensor) -> Categorical | Gaussian:
+    """pi(. | obs) as a distribution over policy actions, one for each row of obs (B, *obs_shape).
+
+    Looks through `DataParallel` and `DistributedDataParallel`, whose `forward` carries only
+    tensors: the actor's `forward` gives the parameters, its `distribution` makes them one.
+    """
+    return unwrap(actor).distribution(actor(obs))
+
+
+def unwrap(network: nn.Module) -> Any:
+    """The network itself, inside `DataParallel` or `DistributedDataParallel` or not."""
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    return network.module if isinstance(network, parallel) else network
+
+
+def observe(network: nn.Module, obs: Tensor | None = None, returns: Tensor | None = None) -> None:
+    """Let a network take in what it met, (B, *obs_shape) and (B,), for its running statistics.
+
+    A network of your own without `obs_statistics` or `return_statistics` is left as it is.
+    """
+    for name, batch in (("obs_statistics", obs), ("return_statistics", returns)):
+        statistics = getattr(unwrap(network), name, None)
+        if statistics is not None and batch is not None:
+            statistics.update(batch)
+
+
+def return_scale(critic: nn.Module) -> Tensor | float:
+    """The standard deviation of the returns that a critic met; 1 where it keeps no count."""
+    statistics = getattr(unwrap(critic), "return_statistics", None)
+    return 1.0 if statistics is None else statistics.std
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where the network's parameters are."""
+    return next(network.parameters()).device
+
+
+# --- the distributions that they return -------------------------------------------------------
+
+
+class Categorical(torch.distributions.Categorical):
+    """As in torch, but `sample` also takes a generator, so that a trainer can own its chance."""
+
+    def __init__(self, logits: Tensor):
+        super().__init__(logits=logits, validate_args=False)
+
+    def sample(self, sample_shape: Sequence[int] = (), generator: Any = None) -> Tensor:
+        # The largest of logits + Gumbel noise is a sample; faster than `torch.multinomial`.
+        shape = (*sample_shape, *self.logits.shape)
+        noise = torch.empty(shape, device=self.logits.device).exponential_(generator=generator)
+        return (self.logits - noise.log()).argmax(-1)
+
+
+class Gaussian(torch.distributions.Independent):
+    """A normal distribution with independent dimensions: `log_prob` and `entropy` are summed over
+    the action's dimensions, (B, A) -> (B,). `sample` also takes a generator."""
+
+    def __init__(self, mean: Tensor, std: Tensor):
+        normal = torch.distributions.Normal(mean, std, validate_args=False)
+        super().__init__(normal, 1, validate_args=False)
+
+    def sample(self, sample_shape: Sequence[int] = (), generator: Any = None) -> Tensor:
+        with torch.no_grad():
+            shape = (*sample_shape, *self.mean.shape)
+            noise = torch.empty(shape, device=self.mean.device).normal_(generator=generator)
+            return self.mean + self.stddev * noise
+
+
+# --- the networks themselves ------------------------------------------------------------------
+
+
+class CategoricalActor(nn.Module):
+    """pi(a | s) for `Discrete` actions. `forward`: obs (B, *obs_shape) -> logits (B, n)."""
+
+    def __init__(
+        self,
+        env: Environment,
+        hidden_sizes: Sequence[int],
+        activation: type[nn.Module],
+        body: nn.Module | None,
+    ):
+        super().__init__()
+        obs_space, action_space = single_spaces(env)
+        self.recipe = recipe("actor", hidden_sizes, activation, body)
+        self.obs_statistics = RunningStatistics(obs_space.shape)
+        self.body = body or mlp(obs_space.shape, hidden_sizes, activation)
+        features = feature_size(self.body, obs_space.shape)
+        self.action_units = ActionUnits(action_space)
+        # A small last layer makes the first policy nearly uniform (Andrychowicz et al. 2021).
+        self.head = linear(features, self.action_units.size, gain=0.01)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.head(self.body(self.obs_statistics.normalize(obs)))
+
+    def distribution(self, logits: Tensor) -> Categorical:
+        return Categorical(logits)
+
+    @torch.no_grad()
+    def act(self, obs: Tensor) -> Tensor:
+        """The most probable action, in the environment's numbering: (B, *obs_shape) -> (B,)."""
+        return self.action_units.to_env(self(obs).argmax(-1))
+
+
+class GaussianActor(nn.Module):
+    """pi(a | s) for `Box` actions, in units where [-1, 1] spans each dimension's bounds.
+
+    `forward`: obs (B, *obs_shape) -> mean (B, A), log_std (B, A). The standard deviation is one
+    learned number per action dimension, the same in every state.
+    """
+
+    def __init__(
+        self,
+        env: Environment,
+        hidden_sizes: Sequence[int],
+        activation: type[nn.Module],
+        body: nn.Module | None,
+    ):
+        super().__init__()
+        obs_space, action_space = single_spaces(env)
+        self.recipe = recipe("actor", hidden_sizes, activation, body)
+        self.obs_statistics = RunningStatistics(obs_space.shape)
+        self.body = body or mlp(obs_space.shape, hidden_sizes, activation)
+        features = feature_size(self.body, obs_space.shape)
+        self.action_units = ActionUnits(action_space)
+        self.head = linear(features, self.action_units.size, gain=0.01)
+        self.log_std = nn.Parameter(torch.full((self.action_units.size,), -0.5))
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        mean = self.head(self.body(self.obs_statistics.normalize(obs)))
+        return mean, self.log_std.expand_as(mean)
+
+    def distribution(self, parameters: tuple[Tensor, Tensor]) -> Gaussian:
+        mean, log_std = parameters
+        return Gaussian(mean, log_std.exp())
+
+    @torch.no_grad()
+    def act(self, obs: Tensor) -> Tensor:
+        """The mean action, within the environment's bounds: (B, *obs_shape) -> (B, A)."""
+        return self.action_units.to_env(self(obs)[0])
+
+
+class Critic(nn.Module):
+    """V(s), in the environment's own units of reward. `forward`: obs (B, *obs_shape) -> (B,).
+
+    The layers predict the *standardised* return; `forward` scales it back. So a task with returns
+    of -1500 is as easy to fit as one with returns of 1, at the same learning rate.
+    """
+
+    def __init__(
+        self,
+        env: Environment,
+        hidden_sizes: Sequence[int],
+        activation: type[nn.Module],
+        body: nn.Module | None,
+    ):
+        super().__init__()
+        obs_space, _ = single_spaces(env)
+        self.recipe = recipe("critic", hidden_sizes, activation, body)
+        self.obs_statistics = RunningStatistics(obs_space.shape)
+        self.return_statistics = RunningStatistics(())
+        self.body = body or mlp(obs_space.shape, hidden_sizes, activation)
+        self.head = linear(feature_size(self.body, obs_space.shape), 1, gain=1.0)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        standardised = self.head(self.body(self.obs_statistics.normalize(obs))).squeeze(-1)
+        return self.return_statistics.denormalize(standardised)
+
+
+Actor = CategoricalActor | GaussianActor
+
+
+# --- what they are made of --------------------------------------------------------------------
+
+
+class RunningStatistics(nn.Module):
+    """Mean and standard deviation of all that was seen so far, each kept as a buffer.
+
+    Merges batches exactly (Chan, Golub and LeVeque 1983), so the order of the batches is of no
+    consequence. Before the first `update` it changes nothing: mean 0, standard deviation 1.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+    def __init__(self, shape: Sequence[int]):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(tuple(shape)))
+        self.register_buffer("variance", torch.ones(tuple(shape)))
+        self.register_buffer("count", torch.tensor(0, dtype=torch.int64))
+
+    @torch.no_grad()
+    def update(self, batch: Tensor) -> None:
+        """Take in a batch (B, *shape)."""
+        new, total = len(batch), self.count + len(batch)
+        variance, mean = torch.var_mean(batch, dim=0, correction=0)
+        weight, shift = new / total, mean - self.mean
+        # In place: a compiled or parallel module keeps hold of its buffers.
+        self.variance.mul_(1 - weight).add_(weight * variance)
+        self.variance.add_(weight * (1 - weight) * shift.square())
+        self.mean.add_(weight * shift)
+        self.count.copy_(total)
+
+    @property
+    def std(self) -> Tensor:
+        return self.variance.sqrt().clamp(min=1e-4)
+
+    def normalize(self, batch: Tensor) -> Tensor:
+        """To mean 0 and standard deviation 1, clipped to [-10, 10]."""
+        return ((batch - self.mean) / self.std).clamp(-10, 10)
+
+    def denormalize(self, batch: Tensor) -> Tensor:
+        """From mean 0 and standard deviation 1 back to the original units."""
+        return batch * self.std + self.mean
+
+
+def mlp(
+    obs_shape: Sequence[int], hidden_sizes: Sequence[int], activation: type[nn.Module]
+) -> nn.Sequential:
+    """obs (B, *obs_shape) -> features (B, hidden_sizes[-1]): linear layers with an activation."""
+    sizes = [int(torch.Size(obs_shape).numel()), *hidden_sizes]
+    layers: list[nn.Module] = [nn.Flatten()] if len(obs_shape) != 1 else []
+    for inputs, outputs in pairwise(sizes):
+        layers += [linear(inputs, outputs, gain=2**0.5), activation()]
+    return nn.Sequential(*layers)
+
+
+def linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
+    """A linear layer with orthogonal weights of the given gain and zero biases."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def feature_size(body: nn.Module, obs_shape: Sequence[int]) -> int:
+    """F, for a body that maps (B, *obs_shape) to (B, F).
+
+    Raises:
+        ValueError: it maps them to something else.
+    """
+    with torch.no_grad():
+        features = body(torch.zeros(2, *obs_shape))
+    if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 2:
+        got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise ValueError(
+            f"body maps observations of shape {(2, *obs_shape)} to {got}; expected features of "
+            f"shape (2, F). End it with torch.nn.Flatten()."
+        )
+    return features.shape[1]
+
+
+def recipe(
+    function: str,
+    hidden_sizes: Sequence[int],
+    activation: type[nn.Module],
+    body: nn.Module | None,
+) -> dict[str, Any] | None:
+    """How to make such a network again, as plain data; None where it holds a body of your own."""
+    sizes = list(hidden_sizes)
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ValueError(
+            f"hidden_sizes={hidden_sizes!r}; expected whole numbers above 0, such as (64, 64)."
+        )
+    if not (isinstance(activation, type) and issubclass(activation, nn.Module)):
+        raise TypeError(
+            f"activation={activation!r}; expected a class of torch.nn, such as torch.nn.ReLU."
+        )
+    if body is not None:
+        return None
+    return {"function": function, "hidden_sizes": sizes, "activation": activation.__name__}
+
+
+def make(recipe: dict[str, Any], env: Environment) -> nn.Module:
+    """The network that a `recipe` describes, untrained."""
+    function = {"actor": actor, "critic": critic}[recipe["function"]]
+    activation = getattr(nn, recipe["activation"])
+    return function(env, hidden_sizes=recipe["hidden_sizes"], activation=activation)

@@ -1,0 +1,167 @@
+"""Probe environments: so small that the right answer is known by hand.
+
+Each asks for one thing more than the one before, so the first that a trainer fails tells where to
+look. In the manner of Andy Jones, "Debugging Reinforcement Learning Systems" (2021).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+
+class Probe(gym.Env):
+    """One number is observed. `steps` long, then the episode is over."""
+
+    asks = ""  # what a trainer needs to get it right
+    suspect = ""  # what to look at if it does not
+    steps = 1
+    truncates = False
+
+    observation_space = Box(-2.0, 2.0, (1,), np.float32)
+    action_space: Any = Discrete(2)
+
+    def truth(self, gamma: float) -> dict[float, tuple[float, float | None]]:
+        """For each observation that can be met: V under the best policy, and the best action
+        (None where every action is as good)."""
+        raise NotImplementedError
+
+    def first(self) -> float:
+        """The observation that an episode starts with."""
+        return 0.0
+
+    def reward(self, action: Any) -> float:
+        """For an action on the current observation."""
+        return 1.0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.step_count, self.seen = 0, self.first()
+        return np.array([self.seen], np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        reward = float(self.reward(action))
+        self.step_count += 1
+        over = self.step_count == self.steps
+        self.seen = self.following()
+        obs = np.array([self.seen], np.float32)
+        return obs, reward, over and not self.truncates, over and self.truncates, {}
+
+    def following(self) -> float:
+        """The observation after this step."""
+        return self.seen
+
+
+class ConstantReward(Probe):
+    """One step, reward 1, whatever you do."""
+
+    asks = "a critic that fits one constant"
+    suspect = "the critic's loss or its optimizer"
+
+    def truth(self, gamma: float) -> dict[float, tuple[float, float | None]]:
+        return {0.0: (1.0, None)}
+
+
+class ObservedReward(Probe):
+    """One step. The observation is -1 or 1 by chance, and so is the reward."""
+
+    asks = "a critic that looks at the observation"
+    suspect = "observations and targets that do not belong together"
+
+    def first(self) -> float:
+        return float(self.np_random.choice([-1.0, 1.0]))
+
+    def reward(self, action: Any) -> float:
+        return self.seen
+
+    def truth(self, gamma: float) -> dict[float, tuple[float, float | None]]:
+        return {-1.0: (-1.0, None), 1.0: (1.0, None)}
+
+
+class DelayedReward(Probe):
+    """Two steps: observation 0, then 1. The reward comes with the second."""
+
+    asks = "values that are discounted once for each step"
+    suspect = "gamma, or the order of the steps in the advantages"
+    steps = 2
+
+    def reward(self, action: Any) -> float:
+        return float(self.step_count == 1)
+
+    def following(self) -> float:
+        return 1.0
+
+    def truth(self, gamma: float) -> dict[float, tuple[float, float | None]]:
+        return {0.0: (gamma, None), 1.0: (1.0, None)}
+
+
+class EndlessReward(Probe):
+    """Reward 1 for ever, but the recording is cut every 10 steps: truncated, not terminated."""
+
+    asks = "a value that sees past a time limit"
+    suspect = "truncated treated as terminated"
+    steps, truncates = 10, True
+
+    def truth(self, gamma: float) -> dict[float, tuple[float, float | None]]:
+        return {0.0: (1 / (1 - gamma), None)}
+
+
+class ChosenReward(Probe):
+    """One step. Action 1 earns 1, action 0 costs 1."""
+
+    asks = "a policy that moves toward the better action"
+    suspect = "the sign of the actor's loss"
+
+    def reward(self, action: Any) -> float:
+        return 1.0 if action == 1 else -1.0
+
+    def truth(self, gamma: float) -> dict[float, tuple[float, float | None]]:
+        return {0.0: (1.0, 1)}
+
+
+class MatchedChoice(Probe):
+    """One step. The observation is -1 or 1; the action has to match it (0 for -1, 1 for 1)."""
+
+    asks = "a policy that looks at the observation"
+    suspect = "actions, observations and advantages that do not belong together"
+
+    def first(self) -> float:
+        return float(self.np_random.choice([-1.0, 1.0]))
+
+    def reward(self, action: Any) -> float:
+        return 1.0 if (action == 1) == (self.seen > 0) else -1.0
+
+    def truth(self, gamma: float) -> dict[float, tuple[float, float | None]]:
+        return {-1.0: (1.0, 0), 1.0: (1.0, 1)}
+
+
+class MatchedTorque(Probe):
+    """One step, one continuous action in [-1, 3]. Reward: 1 - (action - observation)^2, for an
+    observation of 0 or 2 by chance."""
+
+    asks = "a Gaussian policy, and action bounds that are not symmetric"
+    suspect = "the log-probability, or how actions are scaled"
+    action_space = Box(-1.0, 3.0, (1,), np.float32)
+
+    def first(self) -> float:
+        return float(self.np_random.choice([0.0, 2.0]))
+
+    def reward(self, action: Any) -> float:
+        return 1.0 - float(action[0] - self.seen) ** 2
+
+    def truth(self, gamma: float) -> dict[float, tuple[float, float | None]]:
+        return {0.0: (1.0, 0.0), 2.0: (1.0, 2.0)}
+
+
+LADDER: list[type[Probe]] = [
+    ConstantReward,
+    ObservedReward,
+    DelayedReward,
+    EndlessReward,
+    ChosenReward,
+    MatchedChoice,
+    MatchedTorque,
+]

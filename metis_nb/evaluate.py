@@ -1,0 +1,68 @@
+"""`evaluate(env, actor)`: how good is a policy? Whole episodes in Gymnasium's own environment."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import nn
+
+from metis_nb import agents, envs
+from metis_nb.spaces import ActionUnits, single_spaces
+
+
+def evaluate(
+    env: gym.Env | gym.vector.VectorEnv | str,
+    actor: nn.Module,
+    *,
+    episodes: int = 100,
+    seed: int = 0,
+    deterministic: bool = True,
+) -> np.ndarray:
+    """The returns of whole episodes, not discounted: (episodes,) float64.
+
+    Runs in fresh copies of the environment, one for each episode, all at once: so long and short
+    episodes count alike, and the environment and the networks' own chance are left alone.
+
+    Args:
+        env: an environment, a vector of them, or a registered id.
+        actor: any network with `act(obs)`; wrapped in `DataParallel` or not.
+        episodes: how many.
+        seed: of the episodes' first states. Episode i is the same for every actor, and none is
+            one that a trainer meets.
+        deterministic: the most probable action (or the mean); False samples from the policy.
+
+    Raises:
+        TypeError, ValueError: an argument that is not accepted.
+    """
+    if not isinstance(episodes, int) or episodes < 1:
+        raise ValueError(f"episodes={episodes!r}; expected a whole number above 0, such as 100.")
+    if not hasattr(agents.unwrap(actor), "act"):
+        raise TypeError(
+            f"actor is a {type(actor).__name__} without an act(obs) method; expected a network "
+            f"such as agents.actor(env)."
+        )
+    network, device = agents.unwrap(actor), agents.device_of(actor)
+    generator = torch.Generator(device).manual_seed(seed)
+    games = [envs.original(env) for _ in range(episodes)]
+    units = ActionUnits(single_spaces(games[0])[1]).to(device)
+    # Half a stride away from the seeds of every trainer; see envs.TensorView.
+    first = seed * envs.SEED_STRIDE + envs.SEED_STRIDE // 2
+    obs = [game.reset(seed=first + index)[0] for index, game in enumerate(games)]
+    returns = np.zeros(episodes)
+    running = list(range(episodes))
+    while running:
+        batch = np.stack([obs[index] for index in running]).astype(np.float32)
+        with torch.inference_mode():
+            seen = torch.from_numpy(batch).to(device)
+            if deterministic:
+                action = network.act(seen)
+            else:
+                action = units.to_env(agents.policy(actor, seen).sample(generator=generator))
+        for index, choice in zip(list(running), units.to_numpy(action), strict=True):
+            obs[index], reward, terminated, truncated, _ = games[index].step(choice)
+            returns[index] += reward
+            if terminated or truncated:
+                running.remove(index)
+                games[index].close()
+    return returns

@@ -1,0 +1,107 @@
+"""What a Gymnasium environment's spaces mean for a network: shapes, counts and action units.
+
+Networks speak two kinds of action. A *policy action* is what a network emits and a trainer stores:
+an index 0 .. n-1, or a vector in which [-1, 1] spans the bounds of each dimension. An *environment
+action* is what `env.step` takes. `ActionUnits` turns one into the other, in one place.
+"""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor, nn
+
+Environment = gym.Env | gym.vector.VectorEnv
+
+
+def single_spaces(env: Environment) -> tuple[Box, Box | Discrete]:
+    """The observation and action space of one (sub-)environment, checked.
+
+    Raises:
+        TypeError: `env` is neither a `gym.Env` nor a `gym.vector.VectorEnv`, or one of its spaces
+            is of a kind that the networks do not take.
+    """
+    if isinstance(env, gym.vector.VectorEnv):
+        obs_space, action_space = env.single_observation_space, env.single_action_space
+    elif isinstance(env, gym.Env):
+        obs_space, action_space = env.observation_space, env.action_space
+    else:
+        raise TypeError(
+            f"env is a {type(env).__name__}; expected a gymnasium.Env or a "
+            f'gymnasium.vector.VectorEnv, such as gymnasium.make("CartPole-v1").'
+        )
+    if not isinstance(obs_space, Box):
+        raise TypeError(
+            f"env: {name_of(env)} has the observation space {obs_space}; expected a Box. "
+            f"Wrap it: gymnasium.wrappers.FlattenObservation(env) makes Discrete, Tuple and Dict "
+            f"observations a Box."
+        )
+    if not isinstance(action_space, Box | Discrete):
+        raise TypeError(
+            f"env: {name_of(env)} has the action space {action_space}; expected a Discrete or a "
+            f"Box. Wrap it: gymnasium.wrappers.TransformAction can map a Discrete or Box action "
+            f"onto it."
+        )
+    if isinstance(action_space, Box) and len(action_space.shape) != 1:
+        raise TypeError(
+            f"env: {name_of(env)} has Box actions of shape {action_space.shape}; expected one "
+            f"axis, (number of action dimensions,). Wrap it: gymnasium.wrappers.TransformAction "
+            f"can reshape a flat action."
+        )
+    return obs_space, action_space
+
+
+def name_of(env: Environment) -> str:
+    """The environment's registered id, or its class name where it has none."""
+    spec = getattr(env, "spec", None)
+    return spec.id if spec is not None else type(env).__name__
+
+
+class ActionUnits(nn.Module):
+    """Turns policy actions into environment actions, by the bounds of each dimension.
+
+    Discrete: index 0 .. n-1 <-> `start` .. `start + n - 1`. Box: [-1, 1] <-> [low, high] per
+    dimension, clipped to the bounds; a dimension that is unbounded on either side is passed
+    through (and clipped to the bound that it has).
+    """
+
+    size: int  # number of actions, or of action dimensions
+    low: Tensor
+    high: Tensor
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, space: Box | Discrete):
+        super().__init__()
+        self.discrete = isinstance(space, Discrete)
+        self.dtype = space.dtype
+        if isinstance(space, Discrete):
+            self.size, self.start = int(space.n), int(space.start)
+            return
+        self.size, self.start = len(space.low), 0
+        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+        bounded = np.isfinite(low) & np.isfinite(high)
+        with np.errstate(invalid="ignore"):
+            scale = np.where(bounded, (high - low) / 2, 1.0)
+            offset = np.where(bounded, (high + low) / 2, 0.0)
+        # Not persistent: they belong to the environment, and a saved file need not repeat them.
+        for name, value in dict(low=low, high=high, scale=scale, offset=offset).items():
+            self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32), False)
+
+    def to_env(self, action: Tensor) -> Tensor:
+        """Policy actions (B,) int64 or (B, A) float32 -> environment actions of the same shape."""
+        if self.discrete:
+            return action + self.start if self.start else action
+        return torch.clamp(action * self.scale + self.offset, self.low, self.high)
+
+    def to_numpy(self, action: Tensor) -> np.ndarray:
+        """Environment actions as `env.step` takes them: the space's own dtype, on the CPU."""
+        return action.cpu().numpy().astype(self.dtype, copy=False)
+
+    def from_env(self, action: Tensor) -> Tensor:
+        """The inverse of `to_env`, for actions within the bounds."""
+        if self.discrete:
+            return action - self.start
+        return (action - self.offset) / self.scale

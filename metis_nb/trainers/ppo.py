@@ -1,0 +1,293 @@
+"""Proximal Policy Optimization (PPO).
+
+Schulman, Wolski, Dhariwal, Radford, Klimov (2017): Proximal Policy Optimization Algorithms,
+https://arxiv.org/abs/1707.06347. Equation numbers below are that paper's. Advantages are those of
+Schulman et al. (2016), "GAE", https://arxiv.org/abs/1506.02438.
+
+Beyond the paper: observations and returns are standardised inside the networks, so that one
+setting serves tasks of any scale; advantages are standardised over each rollout; gradients are
+clipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from torch.nn.utils import clip_grad_norm_
+
+from metis_nb import training
+from metis_nb.agents import observe, policy, return_scale
+from metis_nb.spaces import Environment
+
+
+@dataclass
+class Rollout:
+    """T steps of N environments, one after another. Float tensors are float32."""
+
+    obs: Tensor  # (T, N, *obs_shape) acted on
+    action: Tensor  # (T, N) int64 or (T, N, A) float32, as sampled: not yet clipped to the bounds
+    log_prob: Tensor  # (T, N) of that action, under the policy that took it
+    reward: Tensor  # (T, N)
+    next_obs: Tensor  # (T, N, *obs_shape) the true successor, also where an episode ended
+    terminated: Tensor  # (T, N) bool: the task ended here; nothing is worth anything after it
+    truncated: Tensor  # (T, N) bool: only the recording ended here, as at a time limit
+    valid: Tensor  # (T, N) bool: False where the step only reset an environment
+
+
+@dataclass(eq=False)
+class PPO:
+    """Proximal Policy Optimization with a clipped objective.
+
+        trainer = PPO(env)
+        trainer.train(actor, critic)
+
+    Args:
+        env: a `gymnasium.Env` or `gymnasium.vector.VectorEnv` with `Box` observations and
+            `Discrete` or `Box` actions.
+        rollout_steps: environment steps between two updates, over all environments together.
+            More: steadier, slower learning. Usual: 256 to 8192.
+        epochs: passes over each rollout. More use of the data, and further from the policy that
+            gathered it. Usual: 3 to 20.
+        minibatch_size: steps for each gradient step. Usual: 64 to 1024.
+        learning_rate: of Adam. Usual: 1e-4 to 1e-3.
+        gamma: discount of the future, per environment step.
+        gae_lambda: 0 trusts the critic after one step; 1 uses no critic but at the end.
+        clip_range: epsilon of equation 7. The ratio of new to old probability gains nothing from
+            leaving [1 - epsilon, 1 + epsilon].
+        entropy_coefficient: c2 of equation 9, a bonus for staying random. Usual: 0 to 0.01.
+        max_grad_norm: gradients longer than this are shortened to it.
+        seed: of all chance in the training; the environment is seeded once, from it. None takes
+            one from torch's global generator.
+
+    Raises:
+        TypeError, ValueError: an environment or a number that is not accepted.
+    """
+
+    env: Environment = field(repr=False)
+    _: KW_ONLY
+    rollout_steps: int = 2048
+    epochs: int = 10
+    minibatch_size: int = 256
+    learning_rate: float = 1e-3
+    gamma: float = 0.99
+    gae_lambda: float = 0.95
+    clip_range: float = 0.2
+    entropy_coefficient: float = 0.0
+    max_grad_norm: float = 0.5
+    seed: int | None = None
+
+    # The numbers to watch, and where they are when all is well.
+    healthy: ClassVar = {
+        "kl": (0.0, 0.03),
+        "clip_fraction": (0.0, 0.3),
+        "explained_variance": (0.5, 1.0),
+    }
+
+    def __post_init__(self) -> None:
+        training.check_numbers(
+            self,
+            rollout_steps="a whole number above 0",
+            epochs="a whole number above 0",
+            minibatch_size="a whole number above 0",
+            learning_rate="a number above 0",
+            gamma="a number from 0 to 1",
+            gae_lambda="a number from 0 to 1",
+            clip_range="a number above 0",
+            entropy_coefficient="a number of 0 or more",
+            max_grad_norm="a number above 0",
+        )
+        self.run = training.Run(self.env, self.seed)
+
+    def train(
+        self,
+        actor: nn.Module,
+        critic: nn.Module,
+        steps: int = 300_000,
+        callbacks: Sequence[training.Callback] | training.Callback = (),
+    ) -> training.History:
+        """Train both networks for `steps` more environment steps, on the device where they are.
+
+        Calling it again goes on where it stopped, unless with other networks. Interrupting it
+        (Ctrl-C, the stop button) ends it after the update under way.
+
+        Args:
+            callbacks: functions of the trainer, called after each update; True stops.
+
+        Returns:
+            The history, one row for each update; also in `trainer.history`.
+
+        Raises:
+            FloatingPointError: an observation, reward or loss that is not finite.
+        """
+        self.prepare(actor, critic)
+        with self.run.training(self, steps, callbacks) as run:
+            while run.unfinished:
+                rollout = self.collect(actor)
+                advantage, value_target = self.advantages(critic, rollout)
+                metrics = self.update(actor, critic, rollout, advantage, value_target)
+                run.log(**metrics)
+        return self.history
+
+    @torch.no_grad()
+    def collect(self, actor: nn.Module) -> Rollout:
+        """Act in the environments for `rollout_steps` steps, going on where the last call ended."""
+        view = self.run.start(actor)
+        rows = []
+        for _ in range(-(-self.rollout_steps // view.num_envs)):  # rounded up
+            obs = view.obs
+            pi = policy(actor, obs)
+            action = pi.sample(generator=self.run.generator)
+            step = view.step(action)
+            rows.append(
+                Rollout(
+                    obs=obs,
+                    action=action,
+                    log_prob=pi.log_prob(action),
+                    reward=step.reward,
+                    next_obs=step.next_obs,
+                    terminated=step.terminated,
+                    truncated=step.truncated,
+                    valid=step.valid,
+                )
+            )
+        rollout = training.stack(rows)
+        self.run.count_episodes(rollout)
+        return rollout
+
+    @torch.no_grad()
+    def advantages(self, critic: nn.Module, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Generalised advantage estimates (equations 11 and 12) and what the critic should say.
+
+        A truncated episode goes on, unseen: its last value counts. A terminated one does not.
+
+        Returns:
+            advantage (T, N), value_target (T, N) = advantage + V(s).
+        """
+        value = critic(rollout.obs.flatten(0, 1)).view_as(rollout.reward)
+        next_value = critic(rollout.next_obs.flatten(0, 1)).view_as(rollout.reward)
+        delta = rollout.reward + self.gamma * next_value * ~rollout.terminated - value
+
+        same_episode = ~(rollout.terminated | rollout.truncated)  # as the step after this one
+        advantage = torch.zeros_like(delta)
+        following = torch.zeros_like(delta[0])
+        for t in reversed(range(len(delta))):
+            following = delta[t] + self.gamma * self.gae_lambda * same_episode[t] * following
+            advantage[t] = following
+        return advantage, advantage + value
+
+    def ratio(self, pi: Distribution, action: Tensor, log_prob: Tensor) -> Tensor:
+        """r(theta) = pi_new(a | s) / pi_old(a | s), shape (B,), through logarithms."""
+        return (pi.log_prob(action) - log_prob).exp()
+
+    def actor_loss(self, ratio: Tensor, advantage: Tensor) -> Tensor:
+        """The clipped surrogate objective (equation 7) with its sign turned: a loss."""
+        clipped = ratio.clamp(1 - self.clip_range, 1 + self.clip_range)
+        return -torch.min(ratio * advantage, clipped * advantage).mean()
+
+    def critic_loss(self, critic: nn.Module, obs: Tensor, value_target: Tensor) -> Tensor:
+        """Half the squared error (equation 9) as a share of the returns' variance."""
+        error = (critic(obs) - value_target) / return_scale(critic)
+        return 0.5 * error.square().mean()
+
+    def update(
+        self,
+        actor: nn.Module,
+        critic: nn.Module,
+        rollout: Rollout,
+        advantage: Tensor,
+        value_target: Tensor,
+    ) -> dict[str, Tensor]:
+        """`epochs` passes of gradient steps over one rollout, in shuffled minibatches.
+
+        Returns:
+            Numbers to watch, each a mean over the last epoch.
+
+        Raises:
+            FloatingPointError: a loss or gradient that is not finite.
+        """
+        adam = self.prepare(actor, critic)
+        valid = rollout.valid
+        obs, action, log_prob = rollout.obs[valid], rollout.action[valid], rollout.log_prob[valid]
+        advantage, value_target = advantage[valid], value_target[valid]
+        explained_variance = 1 - advantage.var() / value_target.var()
+        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        observe(critic, returns=value_target)
+
+        for _ in range(self.epochs):
+            metrics = []
+            order = torch.randperm(len(obs), generator=self.run.generator, device=obs.device)
+            for i in order.tensor_split(max(1, len(obs) // self.minibatch_size)):
+                pi = policy(actor, obs[i])
+                ratio = self.ratio(pi, action[i], log_prob[i])
+                entropy = pi.entropy().mean()
+                actor_loss = self.actor_loss(ratio, advantage[i])
+                critic_loss = self.critic_loss(critic, obs[i], value_target[i])
+                loss = actor_loss + critic_loss - self.entropy_coefficient * entropy
+
+                adam.zero_grad()
+                loss.backward()
+                norm = clip_grad_norm_(adam.param_groups[0]["params"], self.max_grad_norm)
+                training.check_finite(self.run, loss=loss, gradient_norm=norm)
+                adam.step()
+
+                with torch.no_grad():
+                    metrics.append(
+                        {
+                            # Never negative, little variance: joschu.net/blog/kl-approx.html
+                            "kl": (ratio - 1 - ratio.log()).mean(),
+                            "clip_fraction": ((ratio - 1).abs() > self.clip_range).float().mean(),
+                            "entropy": entropy,
+                            "actor_loss": actor_loss,
+                            "critic_loss": critic_loss,
+                        }
+                    )
+        # Only now: within an update, old and new policy see the same normalised observations.
+        observe(actor, obs)
+        observe(critic, obs)
+        return training.mean(metrics) | {"explained_variance": explained_variance}
+
+    def prepare(self, actor: nn.Module, critic: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of these networks; others than before start a new training."""
+        self.actor, self.critic = actor, critic
+
+        def optimizers() -> dict[str, torch.optim.Optimizer]:
+            # As keys of a dict, parameters that both networks share are there once.
+            parameters = dict.fromkeys([*actor.parameters(), *critic.parameters()])
+            return {"adam": torch.optim.Adam(parameters, self.learning_rate, eps=1e-5, fused=True)}
+
+        return self.run.bind(optimizers, actor=actor, critic=critic)["adam"]
+
+    @property
+    def history(self) -> training.History:
+        """One row for each update so far."""
+        return self.run.history
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to one file (safetensors: no pickle), whole or not at all."""
+        training.save(self, path)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        env: Environment,
+        actor: nn.Module | None = None,
+        critic: nn.Module | None = None,
+    ) -> PPO:
+        """A saved trainer, with its networks in `.actor` and `.critic`, that goes on bit for bit.
+
+        Args:
+            path: what `save` wrote.
+            env: an environment made like the one before.
+            actor, critic: needed only where they hold a body of your own, which a file cannot.
+
+        Raises:
+            FileNotFoundError, ValueError: no such file, or it holds something else.
+        """
+        return training.load(cls, path, env, actor=actor, critic=critic)

@@ -1,0 +1,225 @@
+"""Networks: shapes, distributions, running statistics, action units, bad input."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from metis_nb import agents
+from metis_nb.agents import RunningStatistics
+from metis_nb.spaces import ActionUnits
+
+
+class Spaces(gym.Env):
+    """An environment that is nothing but its spaces."""
+
+    def __init__(self, obs_space, action_space):
+        self.observation_space, self.action_space = obs_space, action_space
+
+
+OBS = Box(-1, 1, (3,), np.float32)
+WIDE = Box(np.array([-1.0, 0.0, -3.0]), np.array([3.0, 0.5, 1.0]), dtype=np.float64)
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_shapes_of_a_categorical_actor(parallel):
+    actor = agents.actor(Spaces(OBS, Discrete(4)))
+    network = nn.DataParallel(actor) if parallel else actor
+    pi = agents.policy(network, torch.randn(7, 3))
+    action = pi.sample()
+    assert action.shape == pi.log_prob(action).shape == pi.entropy().shape == (7,)
+    assert action.dtype == torch.int64
+    assert pi.sample((5,)).shape == (5, 7)
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_shapes_of_a_gaussian_actor(parallel):
+    actor = agents.actor(Spaces(OBS, WIDE))
+    network = nn.DataParallel(actor) if parallel else actor
+    pi = agents.policy(network, torch.randn(7, 3))
+    action = pi.sample()
+    assert action.shape == (7, 3)
+    assert pi.log_prob(action).shape == pi.entropy().shape == (7,)
+    assert pi.sample((5,)).shape == (5, 7, 3)
+
+
+def test_values_have_no_second_axis():
+    assert agents.critic(Spaces(OBS, WIDE))(torch.randn(7, 3)).shape == (7,)
+
+
+def test_categorical_samples_follow_the_probabilities():
+    logits = torch.tensor([[0.0, 1.0, -2.0]])
+    pi = agents.Categorical(logits)
+    samples = pi.sample((100_000,), generator=torch.Generator().manual_seed(0))
+    share = torch.bincount(samples.flatten(), minlength=3) / 100_000
+    assert torch.allclose(share, logits.softmax(-1)[0], atol=0.005)
+
+
+def test_gaussian_samples_follow_mean_and_deviation():
+    pi = agents.Gaussian(torch.tensor([[1.0, -2.0]]), torch.tensor([[0.5, 2.0]]))
+    samples = pi.sample((100_000,), generator=torch.Generator().manual_seed(0))[:, 0]
+    assert torch.allclose(samples.mean(0), torch.tensor([1.0, -2.0]), atol=0.03)
+    assert torch.allclose(samples.std(0), torch.tensor([0.5, 2.0]), atol=0.03)
+
+
+def test_gaussian_log_prob_is_that_of_the_formula():
+    mean, std, action = torch.randn(4, 2), torch.rand(4, 2) + 0.1, torch.randn(4, 2)
+    z = (action - mean) / std
+    formula = (-0.5 * z**2 - std.log() - 0.5 * np.log(2 * np.pi)).sum(-1)
+    assert torch.allclose(agents.Gaussian(mean, std).log_prob(action), formula, atol=1e-5)
+
+
+def test_sampling_with_a_generator_leaves_the_global_one_alone():
+    before = torch.get_rng_state()
+    own = torch.Generator().manual_seed(0)
+    agents.Categorical(torch.zeros(3, 2)).sample(generator=own)
+    agents.Gaussian(torch.zeros(3, 2), torch.ones(3, 2)).sample(generator=own)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_first_policy_is_nearly_uniform():
+    env = Spaces(OBS, Discrete(4))
+    probs = agents.policy(agents.actor(env), torch.randn(100, 3)).probs
+    assert (probs - 0.25).abs().max() < 0.02
+
+
+# --- actions in the environment's units --------------------------------------------------------
+
+
+def test_asymmetric_bounds_per_dimension():
+    units = ActionUnits(WIDE)
+    ends = units.to_env(torch.tensor([[-1.0, -1, -1], [1, 1, 1], [0, 0, 0], [-9, 9, 0.5]]))
+    expected = [[-1.0, 0, -3], [3, 0.5, 1], [1, 0.25, -1], [-1, 0.5, 0]]
+    assert torch.allclose(ends, torch.tensor(expected))
+
+
+def test_unbounded_dimensions_pass_through():
+    low, high = np.array([-np.inf, 0.0, -2.0]), np.array([np.inf, np.inf, 2.0])
+    units = ActionUnits(Box(low, high, dtype=np.float32))
+    action = torch.tensor([[5.0, -1.0, 0.5]])
+    assert torch.equal(units.to_env(action), torch.tensor([[5.0, 0.0, 1.0]]))
+
+
+@given(st.lists(st.floats(-1, 1, width=32), min_size=3, max_size=3))
+def test_units_go_there_and_back(values):
+    units, action = ActionUnits(WIDE), torch.tensor([values])
+    assert torch.allclose(units.from_env(units.to_env(action)), action, atol=1e-5)
+
+
+def test_discrete_actions_that_do_not_start_at_zero():
+    actor = agents.actor(Spaces(OBS, Discrete(3, start=5)))
+    assert set(actor.act(torch.randn(50, 3)).tolist()) <= {5, 6, 7}
+    assert ActionUnits(Discrete(3, start=5)).to_env(torch.tensor([0, 2])).tolist() == [5, 7]
+
+
+def test_act_is_the_mode_within_the_bounds():
+    actor = agents.actor(Spaces(OBS, WIDE))
+    with torch.no_grad():
+        actor.head.bias.copy_(torch.tensor([9.0, 0.0, -9.0]))
+    action = actor.act(torch.zeros(1, 3))
+    assert torch.allclose(action, torch.tensor([[3.0, 0.25, -3.0]]))
+
+
+# --- running statistics -------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=5), st.floats(-1000, 1000))
+def test_running_statistics_are_those_of_all_batches_together(sizes, offset):
+    torch.manual_seed(0)
+    batches = [torch.randn(size, 3) * 5 + offset for size in sizes]
+    statistics, together = RunningStatistics((3,)), torch.cat(batches).double()
+    for batch in batches:
+        statistics.update(batch)
+    assert int(statistics.count) == sum(sizes)
+    assert torch.allclose(statistics.mean.double(), together.mean(0), atol=1e-2, rtol=1e-4)
+    expected = together.var(0, correction=0).sqrt().clamp(min=1e-4)
+    assert torch.allclose(statistics.std.double(), expected, atol=2e-2, rtol=1e-3)
+
+
+def test_normalising_goes_there_and_back():
+    statistics, batch = RunningStatistics(()), torch.randn(50) * 7 + 100
+    statistics.update(batch)
+    standard = statistics.normalize(batch)
+    assert abs(standard.mean()) < 1e-4
+    assert torch.allclose(standard.std(correction=0), torch.tensor(1.0), atol=1e-4)
+    assert torch.allclose(statistics.denormalize(standard), batch, atol=1e-3)
+
+
+def test_constant_observations_do_not_blow_up():
+    statistics = RunningStatistics((2,))
+    statistics.update(torch.ones(10, 2) * 3)
+    assert statistics.normalize(torch.tensor([[3.0, 4.0]])).tolist() == [[0.0, 10.0]]
+
+
+def test_statistics_travel_with_the_state_dict():
+    env = Spaces(OBS, Discrete(2))
+    one, two = agents.critic(env), agents.critic(env)
+    agents.observe(one, torch.randn(10, 3) + 5, returns=torch.randn(10) * 100)
+    two.load_state_dict(one.state_dict())
+    obs = torch.randn(4, 3)
+    assert torch.equal(one(obs), two(obs))
+    assert agents.return_scale(two) > 10
+
+
+# --- networks of your own ------------------------------------------------------------------------
+
+
+def test_a_body_of_your_own():
+    image = Box(0, 255, (3, 16, 16), np.uint8)
+    body = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Flatten())
+    actor = agents.actor(Spaces(image, Discrete(2)), body=body)
+    assert agents.policy(actor, torch.rand(5, 3, 16, 16)).probs.shape == (5, 2)
+    assert actor.recipe is None
+
+
+def test_a_body_that_does_not_fit_is_named():
+    image = Box(0, 255, (3, 16, 16), np.uint8)
+    with pytest.raises(ValueError, match=r"body maps .* \(2, 4, 7, 7\).*Flatten"):
+        agents.actor(Spaces(image, Discrete(2)), body=nn.Conv2d(3, 4, 3, stride=2))
+
+
+def test_networks_without_statistics_are_left_alone():
+    plain = nn.Linear(3, 1)
+    agents.observe(plain, torch.randn(5, 3), returns=torch.randn(5))
+    assert agents.return_scale(plain) == 1.0
+
+
+def test_a_recipe_makes_the_same_network():
+    env = Spaces(OBS, WIDE)
+    actor = agents.actor(env, hidden_sizes=(8, 5), activation=nn.ReLU)
+    again = agents.make(actor.recipe, env)
+    again.load_state_dict(actor.state_dict())
+    assert torch.equal(again.act(torch.ones(2, 3)), actor.act(torch.ones(2, 3)))
+    assert isinstance(again.body[1], nn.ReLU)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        (dict(hidden_sizes=(64, 0)), ValueError, r"hidden_sizes=\(64, 0\).*such as"),
+        (dict(hidden_sizes=(6.4,)), ValueError, r"hidden_sizes"),
+        (dict(activation="relu"), TypeError, r"activation='relu'.*torch.nn.ReLU"),
+        (dict(activation=nn.ReLU()), TypeError, r"activation"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, error, match):
+    with pytest.raises(error, match=match):
+        agents.actor(Spaces(OBS, Discrete(2)), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("env", "match"),
+    [
+        (Spaces(Discrete(5), Discrete(2)), r"observation space Discrete\(5\).*FlattenObservation"),
+        (Spaces(OBS, MultiDiscrete([2, 2])), r"action space MultiDiscrete.*expected a Discrete"),
+        (Spaces(OBS, Box(-1, 1, (2, 2))), r"Box actions of shape \(2, 2\)"),
+        ("CartPole-v1", r"env is a str; expected a gymnasium.Env"),
+    ],
+)
+def test_spaces_that_do_not_fit_are_named(env, match):
+    with pytest.raises(TypeError, match=match):
+        agents.actor(env)

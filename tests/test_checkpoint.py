@@ -1,0 +1,110 @@
+"""Nested data to a file and back: exact, atomic, and safe to read."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metis_nb import checkpoint
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: (
+        st.lists(inner)
+        | st.lists(inner).map(tuple)
+        | st.dictionaries(st.text() | st.integers(), inner)
+    ),
+)
+
+
+@given(value=plain)
+def test_plain_data_comes_back_as_it_was(value, tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "file"
+    checkpoint.write(path, value)
+    assert checkpoint.read(path) == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.randn(3, 2),
+        torch.tensor(7),
+        torch.zeros(0, 4),
+        torch.tensor([True, False]),
+        np.arange(6, dtype=np.int32).reshape(2, 3),
+        np.array(2.5),
+        np.float64(1 / 3),
+        np.array([[b"S", b"F"], [b"H", b"G"]]),
+        np.array(["left", "right"]),
+    ],
+)
+def test_arrays_come_back_as_they_were(value, tmp_path):
+    checkpoint.write(tmp_path / "file", {"here": [value]})
+    (back,) = checkpoint.read(tmp_path / "file")["here"]
+    assert type(back) is type(value)
+    assert back.dtype == value.dtype
+    assert back.shape == value.shape
+    assert np.array_equal(np.asarray(back), np.asarray(value))
+
+
+def test_random_generators_of_numpy_fit():
+    state = np.random.default_rng(0).bit_generator.state  # integers of 128 bits
+    assert checkpoint._decode(checkpoint._encode(state, {}), {}) == state
+
+
+def test_a_failed_write_keeps_the_file_from_before(tmp_path):
+    path = tmp_path / "file"
+    checkpoint.write(path, {"good": 1})
+    with pytest.raises(TypeError, match="object"):
+        checkpoint.write(path, {"bad": object()})
+    assert checkpoint.read(path) == {"good": 1}
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_write_that_dies_before_the_end_keeps_the_file_from_before(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    checkpoint.write(path, {"good": 1})
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.write(path, {"new": torch.ones(1000)})
+    assert checkpoint.read(path) == {"good": 1}
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_folders_are_made(tmp_path):
+    checkpoint.write(tmp_path / "new" / "folder" / "file", 1)
+    assert checkpoint.read(tmp_path / "new" / "folder" / "file") == 1
+
+
+def test_no_pickle_in_the_file(tmp_path):
+    checkpoint.write(tmp_path / "file", {"weights": torch.ones(3), "name": "x"})
+    content = (tmp_path / "file").read_bytes()
+    assert content[8:9] == b"{"  # a safetensors header
+    assert not content.startswith((b"\x80", b"PK"))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x04K\x01.", b"x" * 100])
+def test_other_files_are_refused(tmp_path, content):
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(ValueError, match=r"path=.* is not a checkpoint"):
+        checkpoint.read(tmp_path / "file")
+
+
+def test_a_file_of_somebody_else_is_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.ones(1)}, tmp_path / "file")
+    with pytest.raises(ValueError, match="format is None"):
+        checkpoint.read(tmp_path / "file")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        checkpoint.read(tmp_path / "nowhere")

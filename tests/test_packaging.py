@@ -1,0 +1,120 @@
+"""The set-up files agree with each other, and with what Colab runs."""
+
+import importlib.metadata
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import metis_nb
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+# What Colab ran in summer 2026, as its published lists say.
+COLAB_PYTHON = "3.13.15"
+COLAB = {
+    "torch": "2.11.0",
+    "gymnasium": "1.3.0",
+    "numpy": "2.1.3",
+    "matplotlib": "3.10.0",
+    "pillow": "11.3.0",
+    "ipython": "7.34.0",
+    "ipywidgets": "7.7.1",
+    "pygments": "2.20.0",
+    "safetensors": "0.7.0",
+    "tqdm": "4.67.3",
+}
+
+# What conda-forge calls otherwise, or splits: it has no extras.
+CONDA_NAMES = {
+    "torch": ["pytorch"],
+    "matplotlib": ["matplotlib-base"],
+    "gymnasium[classic-control]": ["gymnasium", "pygame-ce"],
+}
+
+
+def requirements(*extras: str) -> list[Requirement]:
+    lines = [*PROJECT["dependencies"], *(line for extra in extras for line in EXTRAS[extra])]
+    return [r for r in map(Requirement, lines) if r.name != PROJECT["name"]]
+
+
+def constraints() -> dict[str, Requirement]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    names = [canonicalize_name(pin.name) for pin in pins]
+    assert names == sorted(set(names)), "constraints.txt: sorted, each package once"
+    return dict(zip(names, pins, strict=True))
+
+
+def pinned_version(pin: Requirement) -> Version:
+    (specifier,) = pin.specifier
+    assert specifier.operator == "==", f"{pin} is not a pin"
+    return Version(specifier.version)
+
+
+@pytest.mark.parametrize("requirement", requirements("lab", "test", "benchmark", "dev"), ids=str)
+def test_constraints_pin_every_requirement_within_its_range(requirement):
+    pin = constraints()[canonicalize_name(requirement.name)]
+    assert pin.marker is None
+    assert pinned_version(pin) in requirement.specifier
+
+
+def test_constraints_admit_every_python_that_the_project_admits():
+    """A pin that needs 3.11.5 breaks the set-up on Debian 12, whose Python is 3.11.2."""
+    oldest = SpecifierSet(PROJECT["requires-python"])
+    assert "3.11.0" in oldest
+    refused = {}
+    for name, pin in constraints().items():
+        version = pinned_version(pin)
+        assert version.local is None, f"{pin}: some machines have no +cpu"
+        try:
+            metadata = importlib.metadata.metadata(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # another system's, or not asked for
+        wanted = SpecifierSet(metadata.get("Requires-Python", ""))
+        same_version = Version(metadata["Version"]).public == str(version)
+        if same_version and not all(wanted.contains(p) for p in ("3.11.0", "3.12.0", "3.13.0")):
+            refused[str(pin)] = str(wanted)
+    assert not refused
+
+
+@pytest.mark.parametrize("requirement", requirements(), ids=str)
+def test_colab_keeps_what_it_has(requirement):
+    assert COLAB[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+def test_colab_has_a_python_that_the_project_admits():
+    assert COLAB_PYTHON in SpecifierSet(PROJECT["requires-python"])
+
+
+def test_jupyterlab_is_not_forced_on_those_who_only_import_the_package():
+    names = {canonicalize_name(requirement.name) for requirement in requirements()}
+    assert names.isdisjoint({"jupyterlab", "notebook", "ipykernel", "pytest", "ray"})
+
+
+def test_conda_environment_lists_what_pyproject_lists():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    *listed, last = environment["dependencies"]
+    assert last == {"pip": ["-e ."]}
+    assert environment["channels"] == ["conda-forge"]
+
+    expected = {f"python{PROJECT['requires-python']}", "pip"}
+    for requirement in requirements("lab", "test"):
+        extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+        first, *more = CONDA_NAMES.get(requirement.name + extras, [requirement.name])
+        expected |= {f"{first}{requirement.specifier}", *more}
+    # Through Requirement, for `>=1.1,<2` and `<2,>=1.1` are the same.
+    assert sorted(str(Requirement(line)) for line in listed) == sorted(
+        str(Requirement(line)) for line in expected
+    )
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (Path(metis_nb.__file__).parent / "py.typed").is_file()

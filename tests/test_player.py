@@ -1,0 +1,439 @@
+"""The episode player: what it records, what it shows, what it leaves alone, what it refuses."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import random
+import re
+import shutil
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from metis_nb import agents
+from metis_nb.player import Episode, play
+
+
+class Dots(gym.Env):
+    """A square whose grey level is the step, 0 to 5, over and over. Never ends by itself."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,))
+
+    def __init__(self, actions=None, fails_at=None, render_mode=None):
+        self.action_space = actions or gym.spaces.Discrete(3, start=1)
+        self.fails_at, self.render_mode = fails_at, render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        if self.count == self.fails_at:
+            raise ZeroDivisionError("the dots ran out")
+        self.count += 1
+        return np.full(2, self.count, np.float32), 0.5, False, False, {}
+
+    def render(self):
+        return np.full((16, 24, 3), 40 * (self.count % 6), np.uint8)
+
+
+class Blind(Dots):
+    metadata = {"render_modes": []}  # noqa: RUF012
+
+
+gym.register("Dots-v0", Dots)
+gym.register("Blind-v0", Blind)
+
+
+def balance(obs):
+    return int(obs[2] + 0.3 * obs[3] > 0)
+
+
+@pytest.fixture(scope="module")
+def balanced() -> Episode:
+    return play("CartPole-v1", balance, seed=0)
+
+
+@pytest.fixture
+def cartpole():
+    env = gym.make("CartPole-v1")
+    torch.manual_seed(0)
+    return env, agents.actor(env), agents.critic(env)
+
+
+def data_of(episode: Episode) -> dict:
+    page = episode._repr_mimebundle_()["text/html"]
+    return json.loads(re.search(r"const data = (.*);\n", page)[1].replace("<\\/", "</"))
+
+
+# --- what is recorded -------------------------------------------------------------------------
+
+
+def test_a_balancing_function_reaches_the_time_limit(balanced):
+    assert balanced.length == 500
+    assert balanced.episode_return == 500.0
+    assert balanced.truncated
+    assert not balanced.terminated
+    assert balanced.obs.shape == (501, 4)
+    assert balanced.actions.shape == balanced.rewards.shape == (500,)
+    assert [step for step, _ in balanced.shown] == list(range(501))
+    assert repr(balanced) == (
+        "<Episode CartPole-v1: 500 steps, return 500.0, truncated by the time limit>"
+    )
+
+
+def test_frames_are_the_environments_pictures_without_loss(cartpole):
+    episode = play("CartPole-v1", balance, seed=7, max_steps=3)
+    env = gym.make("CartPole-v1", render_mode="rgb_array")
+    obs, _ = env.reset(seed=7)
+    for _, index in episode.shown:
+        picture = Image.open(io.BytesIO(episode.frames[index]))
+        assert picture.format == "WEBP"
+        np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), env.render())
+        obs, *_ = env.step(balance(obs))
+
+
+def test_what_a_stochastic_discrete_actor_thought(cartpole):
+    env, actor, critic = cartpole
+    episode = play(env, actor, critic=critic, seed=1)
+    obs = torch.as_tensor(episode.obs, dtype=torch.float32)
+    with torch.no_grad():
+        probabilities = agents.policy(actor, obs[:-1]).probs.numpy()
+        values = critic(obs).numpy()
+    np.testing.assert_allclose(episode.probabilities, probabilities, atol=1e-6)
+    np.testing.assert_allclose(episode.values, values, atol=1e-6)
+    np.testing.assert_array_equal(episode.actions, probabilities.argmax(1))
+    assert episode.mean is None
+    assert episode.terminated
+    assert "terminated by the environment" in repr(episode)
+
+
+def test_a_gaussian_policy_is_told_in_the_environments_units():
+    env = gym.make("Pendulum-v1")  # torques within [-2, 2]
+    actor = agents.actor(env)
+    episode = play(env, actor, seed=1, max_steps=5, deterministic=False)
+    assert episode.actions.shape == episode.mean.shape == episode.std.shape == (5, 1)
+    with torch.no_grad():
+        pi = agents.policy(actor, torch.as_tensor(episode.obs[:-1]))
+    np.testing.assert_allclose(episode.mean, 2 * pi.mean, atol=1e-5)
+    np.testing.assert_allclose(episode.std, 2 * pi.stddev, atol=1e-5)
+    assert not np.allclose(episode.actions, episode.mean)
+    data = data_of(episode)
+    assert (data["low"], data["high"]) == ([-2.0], [2.0])
+
+
+def test_sampled_actions_are_clipped_and_greedy_ones_are_the_networks_own():
+    env = gym.make("Pendulum-v1")
+    actor = agents.actor(env)
+    with torch.no_grad():
+        actor.log_std.fill_(3.0)
+    wild = play(env, actor, seed=0, max_steps=20, deterministic=False)
+    assert np.abs(wild.actions).max() == 2.0
+    greedy = play(env, actor, seed=0, max_steps=20)
+    acted = actor.act(torch.as_tensor(greedy.obs[:-1])).numpy()
+    np.testing.assert_allclose(greedy.actions, acted, atol=1e-6)
+
+
+def test_a_network_that_only_acts_and_one_inside_data_parallel(cartpole):
+    class OnlyActs(nn.Module):
+        def act(self, obs):
+            assert obs.shape == (1, 4)
+            assert obs.dtype == torch.float32
+            return (obs[:, 2] > 0).long()
+
+    only = play("CartPole-v1", OnlyActs(), seed=3)
+    assert only.probabilities is None
+    np.testing.assert_array_equal(only.actions, only.obs[:-1, 2] > 0)
+
+    env, actor, critic = cartpole
+    plain = play(env, actor, critic=critic, seed=3)
+    wrapped = play(env, nn.DataParallel(actor), critic=nn.DataParallel(critic), seed=3)
+    np.testing.assert_array_equal(plain.obs, wrapped.obs)
+    np.testing.assert_array_equal(plain.values, wrapped.values)
+
+
+def test_the_seed_repeats_the_episode_and_none_draws_one(cartpole):
+    env, actor, _ = cartpole
+    first = play(env, actor, deterministic=False)
+    again = play(env, actor, deterministic=False, seed=first.seed)
+    other = play(env, actor, deterministic=False)
+    np.testing.assert_array_equal(first.obs, again.obs)
+    assert first.frames == again.frames
+    assert other.seed != first.seed
+
+
+def test_long_episodes_are_thinned_evenly_and_equal_frames_kept_once():
+    episode = play("Dots-v0", lambda obs: 2, max_steps=1501, seed=0)
+    steps = [step for step, _ in episode.shown]
+    assert steps == [*range(0, 1501, 4), 1501]  # the last one always
+    assert len(episode.frames) == 4  # steps 0, 4 and 8 of six, and 1501
+    assert episode.length == 1501
+    assert "stopped at max_steps" in repr(episode)
+    data = data_of(episode)
+    assert data["score"][-1] == 0.5 * 1501
+    assert len(data["score"]) == len(data["reward"]) == len(data["action"]) + 1 == len(steps)
+
+
+def test_actions_of_other_kinds():
+    assert play("Dots-v0", lambda obs: torch.tensor([3]), max_steps=2).actions.tolist() == [3, 3]
+    assert data_of(play("Dots-v0", lambda obs: 1, max_steps=1))["choices"] == [1, 2, 3]
+    many = gym.make("Dots-v0", actions=gym.spaces.MultiDiscrete([2, 5]))
+    assert play(many, lambda obs: [1, 4], max_steps=2).actions.tolist() == [[1, 4], [1, 4]]
+    unbounded = gym.make("Dots-v0", actions=gym.spaces.Box(-np.inf, np.inf, (2,)))
+    data = data_of(play(unbounded, lambda obs: np.array([0.5, obs[0]]), max_steps=3))
+    assert data["low"][1] == 0.0
+    assert data["high"][1] == 2.0
+
+
+# --- what it shows ----------------------------------------------------------------------------
+
+
+def test_the_mime_bundle_is_small_and_self_contained(balanced):
+    bundle = balanced._repr_mimebundle_()
+    assert set(bundle) == {"text/html", "image/png", "text/plain"}
+    assert len(bundle["text/html"]) < 300_000
+    assert len(bundle["image/png"]) < 15_000
+    assert bundle["text/plain"] == repr(balanced)
+    assert not re.search(r"(?:src|href)\s*=\s*[\"']?https?:|@import|url\(", bundle["text/html"])
+    strip = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
+    assert strip.format == "PNG"
+    assert strip.width == 1020
+
+
+def test_players_of_one_page_do_not_share_an_id(balanced):
+    pages = [balanced._repr_mimebundle_()["text/html"] for _ in range(2)]
+    ids = [set(re.findall(r"mnb-[0-9a-f]{32}", page)) for page in pages]
+    assert len(ids[0]) == len(ids[1]) == 1
+    assert ids[0] != ids[1]
+    assert not re.search(r"__[A-Z]+__", pages[0])
+    assert pages[0].count("</script>") == 1
+
+
+def test_static_mode_is_read_when_displayed(balanced, monkeypatch):
+    monkeypatch.setenv("METIS_NB_STATIC", "1")
+    assert set(balanced._repr_mimebundle_()) == {"image/png", "text/plain"}
+    monkeypatch.setenv("METIS_NB_STATIC", "0")
+    assert "text/html" in balanced._repr_mimebundle_()
+
+
+def test_save(tmp_path):
+    episode = play("CartPole-v1", balance, seed=0, max_steps=20)
+    page = episode.save(tmp_path / "episode.html")
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert Image.open(episode.save(str(tmp_path / "episode.png"))).format == "PNG"
+    film = Image.open(episode.save(tmp_path / "episode.gif"))
+    assert film.n_frames > 5
+    with pytest.raises(ValueError, match=r"episode\.mp4.*\.html, \.png or \.gif"):
+        episode.save(tmp_path / "episode.mp4")
+
+
+def test_the_player_in_a_browser(cartpole, tmp_path):
+    sync_api = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium")
+    env, actor, critic = cartpole
+    episode = play(env, actor, critic=critic, seed=1, max_steps=7)
+    one, other = (episode._repr_mimebundle_()["text/html"] for _ in range(2))
+    (tmp_path / "page.html").write_text(f'<meta charset="utf-8">{one}{other}', encoding="utf-8")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        page = browser.new_page()
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto((tmp_path / "page.html").as_uri())
+        player, second = (page.locator('.mnb-player[data-ready="1"]').nth(i) for i in (0, 1))
+        clock = player.locator(".clock")
+        player.locator(".next").click()
+        player.press("ArrowRight")
+        assert clock.inner_text() == "2 / 7"
+        assert second.locator(".clock").inner_text() == "0 / 7"
+        assert f"action {episode.actions[2]}" in player.locator(".title").first.inner_text()
+        shown = [float(text) for text in player.locator(".row span:last-child").all_inner_texts()]
+        np.testing.assert_allclose(shown, episode.probabilities[2], atol=0.006)
+        picture = player.locator(".frame").get_attribute("src")
+        assert base64.b64decode(picture.split(",")[1]) == episode.frames[episode.shown[2][1]]
+        player.locator(".seek").fill("4")
+        assert clock.inner_text() == "4 / 7"
+        player.press(" ")
+        player.locator(".end").wait_for()  # plays to the end by itself
+        assert player.locator(".end").inner_text() == "Stopped at max_steps after 7 steps, return 7"
+        assert clock.inner_text() == "7 / 7"
+        assert not player.locator(".strip").is_visible()
+        assert errors == []
+        browser.close()
+
+
+# --- what it leaves alone ---------------------------------------------------------------------
+
+
+def test_the_callers_things_are_left_alone(cartpole):
+    env, actor, critic = cartpole
+    env.reset(seed=5)
+    actor.train()
+    actor.body.eval()
+    critic.eval()
+    weights = {name: value.clone() for name, value in actor.state_dict().items()}
+
+    def state():
+        return (
+            torch.get_rng_state().tolist(),
+            np.random.get_state()[1].tolist(),
+            random.getstate(),
+            env.unwrapped.np_random.bit_generator.state,
+            env.action_space.np_random.bit_generator.state,
+            env.unwrapped.state.tolist(),
+            [module.training for module in (*actor.modules(), *critic.modules())],
+        )
+
+    before = state()
+    play(env, actor, critic=critic, deterministic=False)
+    assert state() == before
+    assert env.render_mode is None
+    for name, value in actor.state_dict().items():
+        assert torch.equal(value, weights[name])
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_dropout_is_off_while_playing():
+    env = gym.make("CartPole-v1")
+    body = nn.Sequential(nn.Linear(4, 16), nn.Dropout(0.9))
+    actor = agents.actor(env, body=body)
+    with torch.no_grad():
+        actor.head.weight.normal_()
+    first, again = (play(env, actor, seed=0).probabilities for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert body.training
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: gym.make("CartPole-v1", render_mode="rgb_array"),
+        lambda: gym.make("CartPole-v1", render_mode="human"),
+        lambda: gym.make("CartPole-v1", render_mode="rgb_array_list"),
+        lambda: gym.make_vec("CartPole-v1", num_envs=2),
+        lambda: gym.make_vec("CartPole-v1", num_envs=2, vectorization_mode="sync"),
+        lambda: gym.vector.SyncVectorEnv([lambda: gym.make("CartPole-v1")] * 2),
+        lambda: gym.wrappers.vector.RecordEpisodeStatistics(gym.make_vec("CartPole-v1", 2)),
+    ],
+)
+def test_every_kind_of_environment(make):
+    env = make()
+    episode = play(env, balance, seed=0, max_steps=2)
+    assert episode.env_id == "CartPole-v1"
+    assert episode.length == 2
+    env.close()
+
+
+def test_arguments_and_wrappers_of_the_environment_are_kept():
+    env = gym.make("CartPole-v1", max_episode_steps=4, sutton_barto_reward=True)
+    episode = play(gym.wrappers.TransformReward(env, _double), balance, seed=0)
+    assert episode.rewards.tolist() == [0.0] * 4
+    many = gym.make_vec("Pendulum-v1", num_envs=2, wrappers=[gym.wrappers.FlattenObservation], g=0)
+    assert play(many, lambda obs: [0.0], seed=0, max_steps=3).length == 3
+    short = gym.make_vec("CartPole-v1", num_envs=2, max_episode_steps=6)
+    assert play(short, balance, seed=0).length == 6
+
+
+def _double(reward):
+    return 2 * reward
+
+
+# --- what it refuses --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("env", "error", "match"),
+    [
+        (3, TypeError, "env is 3, which is no environment.*gymnasium.make"),
+        ("NoSuchTask-v0", ValueError, "env is NoSuchTask-v0.*NoSuchTask"),
+        ("Blind-v0", ValueError, "env is Blind-v0, which draws no pictures.*rgb_array"),
+        (Dots(), ValueError, "no spec.*gymnasium.make"),
+        (
+            gym.wrappers.vector.NormalizeObservation(gym.make_vec("CartPole-v1", 2)),
+            ValueError,
+            "NormalizeObservation changes a whole batch.*make_vec",
+        ),
+    ],
+)
+def test_environments_that_cannot_be_shown(env, error, match):
+    with pytest.raises(error, match=match):
+        play(env, balance)
+
+
+def test_a_wrapper_that_cannot_be_made_again():
+    class Mine(gym.Wrapper):
+        pass
+
+    with pytest.raises(ValueError, match=r"cannot be made.*Mine.*RecordConstructorArgs"):
+        play(Mine(gym.make("CartPole-v1")), balance)
+
+
+def test_actors_that_cannot_act(cartpole):
+    _, _, critic = cartpole
+    with pytest.raises(TypeError, match=r"actor is a Critic, which has no act.*agents\.actor"):
+        play("CartPole-v1", critic)
+    with pytest.raises(TypeError, match="actor is a int"):
+        play("CartPole-v1", 3)
+    with pytest.raises(TypeError, match=r"critic is 3.*agents\.critic"):
+        play("CartPole-v1", balance, critic=3)
+
+    class OnlyActs(nn.Module):
+        def act(self, obs):
+            return torch.zeros(1)
+
+    with pytest.raises(TypeError, match=r"deterministic=False.*OnlyActs.*deterministic=True"):
+        play("CartPole-v1", OnlyActs(), deterministic=False)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "action", "match"),
+    [
+        ("CartPole-v1", 2, r"step 0.*actor chose 2.*Discrete\(2\)"),
+        ("CartPole-v1", 0.5, "step 0.*actor chose"),
+        ("CartPole-v1", None, "step 0.*actor chose"),
+        ("Pendulum-v1", 0.5, r"step 0.*actor chose.*Box\(-2\.0, 2\.0, \(1,\)"),
+        ("Pendulum-v1", [np.nan], "step 0.*actor chose.*nan"),
+        ("Pendulum-v1", ["left"], "step 0"),
+    ],
+)
+def test_actions_outside_the_space(env_id, action, match):
+    with pytest.raises(RuntimeError, match=match):
+        play(env_id, lambda obs: action)
+
+
+def test_an_error_in_the_middle_names_the_step():
+    env = gym.make("Dots-v0", fails_at=3)
+    with pytest.raises(RuntimeError, match=r"step 3.*Error: the dots ran out") as caught:
+        play(env, lambda obs: 1)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"max_steps": 0}, "max_steps is 0; it must be at least 1"),
+        ({"seed": -1}, "seed is -1; it must be 0 or more"),
+    ],
+)
+def test_numbers_out_of_range(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        play("CartPole-v1", balance, **arguments)
+
+
+def test_pygame_needs_no_screen():
+    assert os.environ["SDL_VIDEODRIVER"]
+    assert os.environ["SDL_AUDIODRIVER"]

@@ -1,0 +1,47 @@
+"""The whole test command: lint, format, types, then every test and every notebook.
+
+    python tools/test.py            everything, as `make test` and continuous integration run it
+    python tools/test.py --check    lint, format and types alone (`make check`)
+    python tools/test.py -k ppo     whatever else is given goes on to pytest
+
+It needs `pip install -c constraints.txt -e ".[lab,test]"` and nothing else.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CHECKS = ["ruff check", "ruff format --check", "mypy"]
+# Cells of a notebook share a kernel, so a notebook stays on one worker: --dist loadfile.
+PYTEST = (
+    "pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=180"
+    f" --dist=loadfile -n {min(4, os.cpu_count() or 1)}"
+)
+
+
+def main(args: list[str]) -> int:
+    env = {
+        # One thread per worker. More of them only compete, and make sums depend on the machine.
+        "OMP_NUM_THREADS": "1",
+        **os.environ,
+        # Off: the clean stop on an interrupt, with which a cell that times out would seem to pass.
+        "METIS_NB_TEST": "1",
+    }
+    commands = [check.split() for check in CHECKS]
+    if args != ["--check"]:
+        commands.append([*PYTEST.split(), *args])
+    failed = []
+    for command in commands:
+        print(f"\n$ python -m {' '.join(command)}", flush=True)
+        run = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=env)
+        if run.returncode:
+            failed.append(f"python -m {' '.join(command)}")
+    if failed:
+        print("\nFailed:", *failed, sep="\n  ", file=sys.stderr)
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
