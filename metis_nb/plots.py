@@ -61,7 +61,8 @@ def learning_curve(
     if solved is not None:
         ax.axhline(solved, color=GREEN, linestyle="--", linewidth=1.2, label=f"solved: {solved:g}")
     ax.set(title="Return", xlabel="environment steps", ylabel="return of an episode")
-    ax.legend(fontsize=8, loc="best")
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(fontsize=8, loc="best")
     thousands(ax)
     return ax
 

@@ -284,7 +284,7 @@ def stack(rows: Sequence[T]) -> T:
 
 def mean(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The mean of each entry over dicts of scalar tensors, which stay on their device."""
-    return {name: torch.stack([row[name] for row in rows]).mean() for name in rows[0]}
+    return {name: torch.stack([row[name].detach() for row in rows]).mean() for name in rows[0]}
 
 
 # --- saving and loading -----------------------------------------------------------------------

@@ -87,7 +87,7 @@ def test_the_first_policy_is_nearly_uniform():
     assert (probs - 0.25).abs().max() < 0.02
 
 
-# --- actions in the environment's units --------------------------------------------------------
+# --- actions in the environment's units -------------------------------------------------------
 
 
 def test_asymmetric_bounds_per_dimension():
@@ -124,7 +124,7 @@ def test_act_is_the_mode_within_the_bounds():
     assert torch.allclose(action, torch.tensor([[3.0, 0.25, -3.0]]))
 
 
-# --- running statistics -------------------------------------------------------------------------
+# --- running statistics -----------------------------------------------------------------------
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=5), st.floats(-1000, 1000))
@@ -165,7 +165,7 @@ def test_statistics_travel_with_the_state_dict():
     assert agents.return_scale(two) > 10
 
 
-# --- networks of your own ------------------------------------------------------------------------
+# --- networks of your own ---------------------------------------------------------------------
 
 
 def test_a_body_of_your_own():

@@ -132,7 +132,7 @@ def test_a_torch_environment_gives_true_successors(mode):
     assert [step.obs[:, 0].tolist() for step in steps] == [[1, 1], [2, 2], [0, 3], [1, 0]]
 
 
-# --- seeds ---------------------------------------------------------------------------------------
+# --- seeds ------------------------------------------------------------------------------------
 
 
 def first_states(seed, num_envs=8):
@@ -161,7 +161,7 @@ def test_the_environment_is_seeded_once():
     assert set(seeds[1:]) == {None}
 
 
-# --- what is not finite, and other bad input ----------------------------------------------------
+# --- what is not finite, and other bad input --------------------------------------------------
 
 
 class Faulty(Scripted):
@@ -231,7 +231,7 @@ def test_make_passes_arguments_on():
     assert envs.make("CartPole-v1").num_envs == 16
 
 
-# --- capturing and restoring ----------------------------------------------------------------------
+# --- capturing and restoring ------------------------------------------------------------------
 
 
 def walk(view, steps, seed=0):
@@ -310,7 +310,7 @@ def test_restoring_keeps_no_tie_to_the_state():
     assert (other.unwrapped.state == before).all()
 
 
-# --- Gymnasium's own environment behind another ---------------------------------------------------
+# --- Gymnasium's own environment behind another -----------------------------------------------
 
 
 def test_original_keeps_arguments_and_wrappers():

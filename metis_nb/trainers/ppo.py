@@ -73,7 +73,7 @@ class PPO:
     _: KW_ONLY
     rollout_steps: int = 2048
     epochs: int = 10
-    minibatch_size: int = 256
+    minibatch_size: int = 512
     learning_rate: float = 1e-3
     gamma: float = 0.99
     gae_lambda: float = 0.95

@@ -1,0 +1,278 @@
+"""The loop around an algorithm: history, callbacks, interruption, evaluation, plots."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import gymnasium as gym
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import SyncVectorEnv
+
+import metis_nb
+from metis_nb import PPO, agents, callbacks, envs, evaluate, plots
+from tests.scripted import EPISODES, Scripted, in_every_mode
+
+
+def small(env, **kwargs):
+    return PPO(env, rollout_steps=128, seed=0, **kwargs), agents.actor(env), agents.critic(env)
+
+
+# --- history ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name, _ in in_every_mode()])
+def test_episodes_are_counted_as_they_happened(name):
+    trainer, actor, critic = small(dict(in_every_mode())[name])
+    history = trainer.train(actor, critic, steps=300)
+    steps = 0
+    for index, (at, episode_return, length) in enumerate(history.episodes):
+        expected, _ = EPISODES[index % len(EPISODES)]
+        rewards = [1 + 0.5 * k - 0.25 * index + 0.1 * k**2 for k in range(1, expected + 1)]
+        steps += expected
+        assert (at, length) == (steps, expected)
+        assert episode_return == pytest.approx(sum(rewards), abs=1e-4)
+    assert len(history.episodes) > 80
+
+
+def test_history_is_rows_and_columns():
+    trainer, actor, critic = small(gym.make("CartPole-v1"))
+    history = trainer.train(actor, critic, steps=300)
+    assert history is trainer.history
+    assert list(history["steps"]) == [128, 256, 384]
+    assert history[-1]["episodes"] == len(history.episodes)
+    recent = [episode[1] for episode in history.episodes[-100:]]
+    assert history["return"][-1] == pytest.approx(np.mean(recent))
+    assert "return" in repr(history)
+    with pytest.raises(KeyError, match=r"no column 'reward'.*it has steps, seconds"):
+        history["reward"]
+
+
+# --- callbacks --------------------------------------------------------------------------------
+
+
+def test_a_callback_sees_every_update_and_can_stop():
+    trainer, actor, critic = small(gym.make("CartPole-v1"))
+    seen = []
+
+    def callback(trainer):
+        seen.append(trainer.history[-1]["steps"])
+        return len(seen) == 3
+
+    trainer.train(actor, critic, steps=10_000, callbacks=callback)
+    assert seen == [128, 256, 384]
+
+
+def test_stop_at_stops_at_the_return():
+    trainer, actor, critic = small(gym.make("CartPole-v1"))
+    trainer.train(actor, critic, steps=100_000, callbacks=callbacks.stop_at(30))
+    recent = [episode[1] for episode in trainer.history.episodes[-20:]]
+    assert np.mean(recent) >= 30
+    assert trainer.run.steps < 100_000
+
+
+def test_save_every_saves_every_so_often(tmp_path):
+    trainer, actor, critic = small(gym.make("CartPole-v1"))
+    path = tmp_path / "file"
+    trainer.train(actor, critic, steps=1000, callbacks=callbacks.save_every(path, steps=500))
+    trainer.train(actor, critic, steps=256)  # not saved
+    assert PPO.load(path, trainer.env).run.steps == 1024
+
+
+def test_a_callback_that_raises_loses_nothing():
+    trainer, actor, critic = small(gym.make("CartPole-v1"))
+
+    def fail(trainer):
+        raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        trainer.train(actor, critic, steps=300, callbacks=fail)
+    assert trainer.train(actor, critic, steps=128)[-1]["steps"] == 256
+
+
+def test_live_plot_draws_nothing_outside_a_notebook():
+    trainer, actor, critic = small(gym.make("CartPole-v1"))
+    trainer.train(actor, critic, steps=128, callbacks=callbacks.live_plot())
+    assert not plt.get_fignums()
+
+
+# --- interruption -----------------------------------------------------------------------------
+
+
+def run_and_interrupt(code, interrupts):
+    """A training in a process of its own that is sent SIGINT; its output."""
+    code = textwrap.dedent(code).replace("INTERRUPTS", str(interrupts))
+    env = {k: v for k, v in os.environ.items() if k != "METIS_NB_TEST"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120
+    )
+    return result.stdout, result.stderr
+
+
+INTERRUPTED = """
+    import os, signal, gymnasium as gym
+    from metis_nb import PPO, agents
+    env = gym.make("CartPole-v1")
+    actor, critic = agents.actor(env), agents.critic(env)
+    trainer = PPO(env, rollout_steps=128)
+    sent = []
+    class Env(gym.Wrapper):
+        def step(self, action):
+            if trainer.run.steps > 300 and len(sent) < INTERRUPTS:
+                sent.append(os.kill(os.getpid(), signal.SIGINT))
+            return super().step(action)
+    trainer = PPO(Env(env), rollout_steps=128)
+    try:
+        trainer.train(actor, critic, steps=100_000)
+        print("ended at", trainer.run.steps)
+    except KeyboardInterrupt:
+        print("raised at", trainer.run.steps)
+    trainer.train(actor, critic, steps=128)
+    print("went on to", trainer.history[-1]["steps"])
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGINT cannot be sent to oneself on Windows")
+def test_the_first_interrupt_ends_after_the_update():
+    out, err = run_and_interrupt(INTERRUPTED, 1)
+    assert "ended at 384" in out, err
+    assert "went on to 512" in out
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGINT cannot be sent to oneself on Windows")
+def test_the_second_interrupt_raises_at_once_and_nothing_is_lost():
+    out, err = run_and_interrupt(INTERRUPTED, 2)
+    assert "raised at 30" in out, err
+    assert "went on to 4" in out
+
+
+def test_the_handler_from_before_comes_back(monkeypatch):
+    monkeypatch.delenv("METIS_NB_TEST", raising=False)
+    before = signal.getsignal(signal.SIGINT)
+    during = []
+    trainer, actor, critic = small(gym.make("CartPole-v1"))
+    trainer.train(
+        actor, critic, 128, callbacks=lambda _: during.append(signal.getsignal(signal.SIGINT))
+    )
+    assert signal.getsignal(signal.SIGINT) is before
+    assert during[0] is not before
+
+
+def test_threads_are_as_before_afterwards():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        trainer, actor, critic = small(gym.make("CartPole-v1"))
+        during = []
+        look = lambda _: during.append(torch.get_num_threads())  # noqa: E731
+        trainer.train(actor, critic, 128, callbacks=look)
+        assert during == [1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+# --- evaluate ---------------------------------------------------------------------------------
+
+
+class Leaning(torch.nn.Module):
+    """Pushes the cart under the pole: a policy known to balance for 500 steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([0.0, 0.1, 1.0, 0.3]))
+
+    def act(self, obs):
+        return (obs @ self.weight > 0).long()
+
+
+def test_evaluate_gives_the_returns_of_whole_episodes():
+    returns = evaluate("CartPole-v1", Leaning(), episodes=5)
+    assert returns.shape == (5,)
+    assert (returns == 500).all()
+
+
+def test_evaluate_is_what_a_plain_loop_gives():
+    env = gym.make("Pendulum-v1")
+    actor = agents.actor(env)
+    first = 3 * envs.SEED_STRIDE + envs.SEED_STRIDE // 2
+    by_hand = []
+    for index in range(4):
+        obs, _ = env.reset(seed=first + index)
+        total, over = 0.0, False
+        while not over:
+            action = actor.act(torch.as_tensor(obs)[None])[0].numpy()
+            obs, reward, terminated, truncated, _ = env.step(action)
+            total, over = total + reward, terminated or truncated
+        by_hand.append(total)
+    assert np.allclose(evaluate(env, actor, episodes=4, seed=3), by_hand, rtol=1e-4)
+
+
+def test_evaluate_samples_if_asked_to():
+    env = envs.make("Pendulum-v1", num_envs=2)
+    actor = agents.actor(env)
+    before = torch.get_rng_state()
+    greedy = evaluate(env, actor, episodes=3)
+    sampled = evaluate(env, actor, episodes=3, deterministic=False)
+    assert not np.allclose(greedy, sampled)
+    assert np.array_equal(sampled, evaluate(env, actor, episodes=3, deterministic=False))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        (dict(episodes=0), ValueError, "episodes=0"),
+        (dict(actor=torch.nn.Linear(4, 2)), TypeError, r"without an act\(obs\) method"),
+        (dict(env=SyncVectorEnv([Scripted])), ValueError, "no spec"),
+    ],
+)
+def test_bad_arguments_of_evaluate_are_named(arguments, error, match):
+    arguments = {"env": "CartPole-v1", "actor": Leaning()} | arguments
+    with pytest.raises(error, match=match):
+        evaluate(**arguments)
+
+
+# --- plots, seed, device ----------------------------------------------------------------------
+
+
+def test_plots_are_labelled():
+    trainer, actor, critic = small(gym.make("CartPole-v1"))
+    history = trainer.train(actor, critic, steps=500)
+    figure = plots.training(history, trainer.healthy, solved=475)
+    assert len(figure.axes) == 1 + len(trainer.healthy)
+    ax = plots.seeds({"one": [history, history]}, solved=475)
+    for panel in [*figure.axes, ax]:
+        assert panel.get_title()
+        assert panel.get_xlabel() == "environment steps"
+    plt.close("all")
+
+
+def test_plots_of_nothing_are_empty_pictures():
+    assert plots.training(metis_nb.training.History(), PPO.healthy).axes
+    plt.close("all")
+
+
+def test_running_mean_is_the_plain_one():
+    values = np.random.default_rng(0).normal(size=50)
+    expected = [values[max(0, i - 6) : i + 1].mean() for i in range(50)]
+    assert np.allclose(plots.running_mean(values, 7), expected)
+
+
+def test_seed_decides_networks_and_trainings():
+    results = []
+    for _ in range(2):
+        metis_nb.seed(7)
+        env = gym.make("CartPole-v1")
+        actor, critic = agents.actor(env), agents.critic(env)
+        PPO(env, rollout_steps=128).train(actor, critic, steps=256)
+        results.append(actor.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(results[0].values(), results[1].values()))
+
+
+def test_device_is_one_that_works():
+    assert torch.zeros(3, device=metis_nb.device()).sum() == 0
