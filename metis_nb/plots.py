@@ -74,13 +74,14 @@ def diagnostic(
     ax = ax or plt.figure(figsize=(4.0, 3.0), layout="constrained").subplots()
     if len(history):
         values = history[name]
-        ax.plot(history["steps"], values, color=BLUE, linewidth=1.2)
         if band is not None:
-            # A single wild value must not squeeze the rest into a line.
-            finite = values[np.isfinite(values)]
-            low, high = np.quantile(finite, [0.02, 0.98]) if len(finite) else band
-            pad = 0.05 * (max(high, band[1]) - min(low, band[0]))
-            ax.set_ylim(min(low, band[0]) - pad, max(high, band[1]) + pad)
+            # Wild values lie at the edge: drawn to scale, they would press all others into a line.
+            width = band[1] - band[0]
+            low, high = band[0] - 3 * width, band[1] + 3 * width
+            values = np.clip(values, low, high)
+            low, high = np.nanmin([*values, band[0]]), np.nanmax([*values, band[1]])
+            ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+        ax.plot(history["steps"], values, color=BLUE, linewidth=1.2)
     if band is not None:
         ax.axhspan(*band, color=GREEN, alpha=0.12, linewidth=0, label="healthy")
         ax.legend(fontsize=8, loc="best")
@@ -135,3 +136,117 @@ def thousands(ax: Axes) -> None:
     ax.locator_params(axis="x", nbins=5)
     ax.grid(alpha=0.2)
     ax.spines[["top", "right"]].set_visible(False)
+
+
+# --- the map of the eight algorithms -------------------------------------------------------
+
+ALGORITHMS = {
+    "VPG": "make what paid off more probable",
+    "A2C": "compare with what was expected",
+    "PPO": "learn a batch many times, stay near",
+    "DQN": "learn the value of every action",
+    "DDQN": "do not believe the highest estimate",
+    "DDPG": "climb the value by its gradient",
+    "TD3": "of two estimates take the lower",
+    "SAC": "stay as random as you can afford",
+}
+
+
+def algorithms(here: str | None = None) -> Figure:
+    """The eight algorithms of the collection in reading order, a picture of its idea for each.
+
+    Args:
+        here: the name of one of them, drawn as "you are here".
+    """
+    if here is not None and here not in ALGORITHMS:
+        raise ValueError(f"here={here!r}; expected one of {', '.join(ALGORITHMS)}.")
+    figure = plt.figure(figsize=(11, 5), layout="constrained")
+    panels = figure.subplots(2, 4).flat
+    for number, (panel, (name, idea)) in enumerate(zip(panels, ALGORITHMS.items(), strict=True), 1):
+        _DRAW[name](panel)
+        panel.set_title(f"{number:02d}  {name}", fontweight="bold", loc="left")
+        panel.set_xlabel(idea, fontsize=9)
+        panel.set(xticks=[], yticks=[])
+        panel.spines[["top", "right"]].set_visible(name == here)
+        if name == here:
+            for spine in panel.spines.values():
+                spine.set(color=RED, linewidth=3)
+            panel.set_title("you are here", color=RED, loc="right", fontsize=9)
+    return figure
+
+
+def _vpg(ax: Axes) -> None:
+    ax.bar([0, 1, 2], [1, 1, 1], color=GREY, alpha=0.4)
+    ax.bar([0, 1, 2], [0.6, 1.7, 0.7], width=0.5, color=BLUE)
+    ax.annotate("", (1.42, 1.7), (1.42, 1.0), arrowprops={"arrowstyle": "->", "color": RED})
+    ax.set_ylabel("probability")
+
+
+def _a2c(ax: Axes) -> None:
+    x = np.linspace(0, 6, 50)
+    expected, real = 1 + 0.3 * np.sin(x), 1 + 0.3 * np.sin(x) + 0.4 * np.sin(2.2 * x + 1)
+    ax.plot(x, expected, color=BLUE)
+    ax.plot(x, real, color=GREY)
+    ax.fill_between(x, expected, real, where=real > expected, color=GREEN, alpha=0.4)
+    ax.fill_between(x, expected, real, where=real <= expected, color=RED, alpha=0.4)
+    ax.set_ylabel("return")
+
+
+def _ppo(ax: Axes) -> None:
+    ratio = np.linspace(0.4, 1.6, 50)
+    ax.axvspan(1.2, 1.6, color=ORANGE, alpha=0.3, linewidth=0)
+    ax.plot(ratio, np.minimum(ratio, 1.2), color=BLUE)
+    ax.plot(1, 1, "o", color=RED)
+    ax.set_ylabel("gain")
+
+
+def _dqn(ax: Axes) -> None:
+    ax.bar([0, 1, 2, 3], [1.2, 0.7, 1.9, 1.1], color=[BLUE, BLUE, RED, BLUE], alpha=0.8)
+    ax.set_ylabel("Q(s, a)")
+
+
+def _ddqn(ax: Axes) -> None:
+    chance = np.random.default_rng(1)  # its own: pictures leave the reader's generators alone
+    estimate = chance.normal(0, 0.5, 12)
+    ax.axhline(0, color=GREEN)
+    ax.plot(estimate, "o", color=BLUE, markersize=4)
+    ax.plot(estimate.argmax(), estimate.max(), "o", color=RED)
+    ax.set_ylabel("estimate of 0")
+
+
+def _ddpg(ax: Axes) -> None:
+    x = np.linspace(-1, 1, 50)
+    ax.plot(x, np.exp(-3 * (x - 0.4) ** 2), color=BLUE)
+    start = (-0.45, float(np.exp(-3 * 0.85**2)))
+    ax.plot(*start, "o", color=RED)
+    ax.annotate("", (0.1, 0.76), start, arrowprops={"arrowstyle": "->", "color": RED})
+    ax.set_ylabel("Q(s, a)")
+
+
+def _td3(ax: Axes) -> None:
+    x = np.linspace(-1, 1, 80)
+    one, two = np.exp(-3 * (x - 0.5) ** 2) + 0.1, np.exp(-3 * (x + 0.1) ** 2)
+    ax.plot(x, one, color=SKY)
+    ax.plot(x, two, color=ORANGE)
+    ax.fill_between(x, np.minimum(one, two), color=BLUE, alpha=0.3, linewidth=0)
+    ax.set_ylabel("Q(s, a)")
+
+
+def _sac(ax: Axes) -> None:
+    x = np.linspace(-1, 1, 80)
+    for width, color in ((0.15, GREY), (0.4, BLUE)):
+        density = np.exp(-((x - 0.3) ** 2) / (2 * width**2))
+        ax.fill_between(x, density / width, color=color, alpha=0.5, linewidth=0)
+    ax.set_ylabel("density of a")
+
+
+_DRAW = {
+    "VPG": _vpg,
+    "A2C": _a2c,
+    "PPO": _ppo,
+    "DQN": _dqn,
+    "DDQN": _ddqn,
+    "DDPG": _ddpg,
+    "TD3": _td3,
+    "SAC": _sac,
+}

@@ -31,6 +31,9 @@ from metis_nb.spaces import Environment, name_of, single_spaces
 
 # A callback is any function of the trainer, called after every update. Returning True stops.
 Callback = Callable[[Any], bool | None]
+# Episodes behind "the return" at a moment: one number everywhere, in history, plots and callbacks.
+RECENT = 20
+
 Optimizers = dict[str, torch.optim.Optimizer]
 T = TypeVar("T")
 
@@ -39,7 +42,7 @@ class History(list):
     """One row (a dict of numbers) for every update, in order. `history["return"]` is a column.
 
     Every row has `steps` (environment steps so far), `seconds` (of training so far), `episodes`
-    (ended so far) and, once an episode has ended, `return` and `length`: means over the last 100
+    (ended so far) and, once an episode has ended, `return` and `length`: means over the last 20
     episodes. The rest are the trainer's own diagnostics.
 
     `episodes` holds one (steps, return, length) for every finished episode.
@@ -153,7 +156,11 @@ class Run:
 
     @contextlib.contextmanager
     def training(
-        self, trainer: Any, steps: int, callbacks: Sequence[Callback] | Callback
+        self,
+        trainer: Any,
+        steps: int,
+        callbacks: Sequence[Callback] | Callback = (),
+        progress: bool = True,
     ) -> Iterator[Run]:
         """Everything around the loop `while run.unfinished: ... run.log(...)`.
 
@@ -173,7 +180,8 @@ class Run:
         self._goal, self.stopped = self.steps + steps, False
         self._clock = time.perf_counter()
         threads = _one_thread(self.networks.values())
-        with _progress_bar(self.steps, self._goal) as self._bar, _interruption(self), threads:
+        bar = _progress_bar(self.steps, self._goal, progress)
+        with bar as self._bar, _interruption(self), threads:
             try:
                 yield self
             finally:
@@ -196,13 +204,13 @@ class Run:
         self.seconds, self._clock = self.seconds + now - self._clock, now
         row = {"steps": self.steps, "seconds": self.seconds, "episodes": len(self.history.episodes)}
         if self.history.episodes:
-            recent = self.history.episodes[-100:]
+            recent = self.history.episodes[-RECENT:]
             row["return"] = sum(episode[1] for episode in recent) / len(recent)
             row["length"] = sum(episode[2] for episode in recent) / len(recent)
         self.history.append(row | {name: float(value) for name, value in numbers.items()})
-        self._bar.update(min(self.steps, self._goal) - self._bar.n)
         if "return" in row:
             self._bar.set_postfix_str(f"return {row['return']:.1f}", refresh=False)
+        self._bar.update(min(self.steps, self._goal) - self._bar.n)
         for callback in self._callbacks:
             if callback(self._trainer):
                 self.stop()
@@ -259,15 +267,17 @@ def _one_thread(networks: Iterable[nn.Module]) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _progress_bar(start: int, goal: int) -> tqdm:
+def _progress_bar(start: int, goal: int, show: bool) -> tqdm:
     # In a notebook, stderr is shown as a red box and kept in the saved file.
     return tqdm(
+        **({} if show else {"disable": True}),  # so that the variable TQDM_DISABLE still counts
         total=goal,
         initial=start,
         unit=" steps",
         unit_scale=True,
         file=sys.stdout,
         mininterval=0.25,
+        delay=0.5,  # nothing for what is over at once, and a live plot stands above it
         dynamic_ncols=True,
     )
 

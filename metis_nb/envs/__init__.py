@@ -7,10 +7,11 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
+from metis_nb.envs import probes
 from metis_nb.envs.original import original
 from metis_nb.envs.view import SEED_STRIDE, Step, TensorView
 
-__all__ = ["SEED_STRIDE", "Step", "TensorView", "make", "original"]
+__all__ = ["SEED_STRIDE", "Step", "TensorView", "make", "original", "probes"]
 
 
 def make(env_id: str, num_envs: int = 16, **kwargs: Any) -> VectorEnv:

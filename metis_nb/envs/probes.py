@@ -24,9 +24,9 @@ class Probe(gym.Env):
     observation_space = Box(-2.0, 2.0, (1,), np.float32)
     action_space: Any = Discrete(2)
 
-    def truth(self, gamma: float) -> dict[float, tuple[float, float | None]]:
-        """For each observation that can be met: V under the best policy, and the best action
-        (None where every action is as good)."""
+    def truth(self, gamma: float) -> dict[float, tuple[float | None, float | None]]:
+        """For each observation that can be met: V under the best policy, and the best action.
+        None where it has no one answer: every action is as good, or V depends on the noise."""
         raise NotImplementedError
 
     def first(self) -> float:
@@ -61,7 +61,7 @@ class ConstantReward(Probe):
     asks = "a critic that fits one constant"
     suspect = "the critic's loss or its optimizer"
 
-    def truth(self, gamma: float) -> dict[float, tuple[float, float | None]]:
+    def truth(self, gamma: float) -> dict[float, tuple[float | None, float | None]]:
         return {0.0: (1.0, None)}
 
 
@@ -77,7 +77,7 @@ class ObservedReward(Probe):
     def reward(self, action: Any) -> float:
         return self.seen
 
-    def truth(self, gamma: float) -> dict[float, tuple[float, float | None]]:
+    def truth(self, gamma: float) -> dict[float, tuple[float | None, float | None]]:
         return {-1.0: (-1.0, None), 1.0: (1.0, None)}
 
 
@@ -94,7 +94,7 @@ class DelayedReward(Probe):
     def following(self) -> float:
         return 1.0
 
-    def truth(self, gamma: float) -> dict[float, tuple[float, float | None]]:
+    def truth(self, gamma: float) -> dict[float, tuple[float | None, float | None]]:
         return {0.0: (gamma, None), 1.0: (1.0, None)}
 
 
@@ -105,7 +105,7 @@ class EndlessReward(Probe):
     suspect = "truncated treated as terminated"
     steps, truncates = 10, True
 
-    def truth(self, gamma: float) -> dict[float, tuple[float, float | None]]:
+    def truth(self, gamma: float) -> dict[float, tuple[float | None, float | None]]:
         return {0.0: (1 / (1 - gamma), None)}
 
 
@@ -118,7 +118,7 @@ class ChosenReward(Probe):
     def reward(self, action: Any) -> float:
         return 1.0 if action == 1 else -1.0
 
-    def truth(self, gamma: float) -> dict[float, tuple[float, float | None]]:
+    def truth(self, gamma: float) -> dict[float, tuple[float | None, float | None]]:
         return {0.0: (1.0, 1)}
 
 
@@ -134,7 +134,7 @@ class MatchedChoice(Probe):
     def reward(self, action: Any) -> float:
         return 1.0 if (action == 1) == (self.seen > 0) else -1.0
 
-    def truth(self, gamma: float) -> dict[float, tuple[float, float | None]]:
+    def truth(self, gamma: float) -> dict[float, tuple[float | None, float | None]]:
         return {-1.0: (1.0, 0), 1.0: (1.0, 1)}
 
 
@@ -152,8 +152,8 @@ class MatchedTorque(Probe):
     def reward(self, action: Any) -> float:
         return 1.0 - float(action[0] - self.seen) ** 2
 
-    def truth(self, gamma: float) -> dict[float, tuple[float, float | None]]:
-        return {0.0: (1.0, 0.0), 2.0: (1.0, 2.0)}
+    def truth(self, gamma: float) -> dict[float, tuple[float | None, float | None]]:
+        return {0.0: (None, 0.0), 2.0: (None, 2.0)}
 
 
 LADDER: list[type[Probe]] = [

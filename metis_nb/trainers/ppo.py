@@ -5,8 +5,7 @@ https://arxiv.org/abs/1707.06347. Equation numbers below are that paper's. Advan
 Schulman et al. (2016), "GAE", https://arxiv.org/abs/1506.02438.
 
 Beyond the paper: observations and returns are standardised inside the networks, so that one
-setting serves tasks of any scale; advantages are standardised over each rollout; gradients are
-clipped.
+setting serves tasks of any scale; so are advantages, over each rollout; gradients are clipped.
 """
 
 from __future__ import annotations
@@ -110,6 +109,7 @@ class PPO:
         critic: nn.Module,
         steps: int = 300_000,
         callbacks: Sequence[training.Callback] | training.Callback = (),
+        progress: bool = True,
     ) -> training.History:
         """Train both networks for `steps` more environment steps, on the device where they are.
 
@@ -118,6 +118,7 @@ class PPO:
 
         Args:
             callbacks: functions of the trainer, called after each update; True stops.
+            progress: show a progress bar.
 
         Returns:
             The history, one row for each update; also in `trainer.history`.
@@ -126,7 +127,7 @@ class PPO:
             FloatingPointError: an observation, reward or loss that is not finite.
         """
         self.prepare(actor, critic)
-        with self.run.training(self, steps, callbacks) as run:
+        with self.run.training(self, steps, callbacks, progress) as run:
             while run.unfinished:
                 rollout = self.collect(actor)
                 advantage, value_target = self.advantages(critic, rollout)
@@ -216,8 +217,11 @@ class PPO:
         obs, action, log_prob = rollout.obs[valid], rollout.action[valid], rollout.log_prob[valid]
         advantage, value_target = advantage[valid], value_target[valid]
         explained_variance = 1 - advantage.var() / value_target.var()
-        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
         observe(critic, returns=value_target)
+        # Once a task is solved, advantages are small and all noise. Divided by their own spread
+        # alone they would push as hard as ever; a tenth of the returns' spread keeps them small.
+        spread = advantage.std() + 0.1 * return_scale(critic)
+        advantage = (advantage - advantage.mean()) / spread
 
         for _ in range(self.epochs):
             metrics = []
