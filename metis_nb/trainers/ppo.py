@@ -111,7 +111,8 @@ class PPO:
         callbacks: Sequence[training.Callback] | training.Callback = (),
         progress: bool = True,
     ) -> training.History:
-        """Train both networks for `steps` more environment steps, on the device where they are.
+        """Train both networks for `steps` more environment steps (rounded up to whole rollouts),
+        on the device where they are.
 
         Calling it again goes on where it stopped, unless with other networks. Interrupting it
         (Ctrl-C, the stop button) ends it after the update under way.

@@ -1,0 +1,128 @@
+"""Do PPO's defaults solve their tasks, seed after seed? Judged on the policy at the end.
+
+    python benchmarks/ppo_seeds.py --jobs 2 --out ppo_seeds.jsonl
+
+Trains seeds 0 .. 9 on every task, with 16 environments and with one, and evaluates each final
+policy over 100 greedy episodes. A run that is already in the file is not run again, so the script
+can be stopped and called again. Exit code 1 where fewer than nine tenths of the seeds solve a task.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: each process has one core
+
+import gymnasium as gym
+import numpy as np
+from tqdm import tqdm
+
+import metis_nb
+from metis_nb import PPO, agents, envs, evaluate
+
+# task: (return that counts as solved, environment steps)
+TASKS = {
+    "CartPole-v1": (475, 100_000),
+    "Acrobot-v1": (-100, 300_000),
+    "Pendulum-v1": (-250, 300_000),
+}
+KINDS = {"16 environments": lambda task: envs.make(task, num_envs=16), "one environment": gym.make}
+
+
+def run(task: str, kind: str, seed: int) -> dict:
+    """One training from beginning to end, and what came of it."""
+    bar, steps = TASKS[task]
+    metis_nb.seed(seed)
+    env = KINDS[kind](task)
+    actor, critic = agents.actor(env), agents.critic(env)
+    reached: dict = {}
+    begin = time.process_time()
+
+    def watch(trainer: PPO) -> None:
+        row = trainer.history[-1]
+        if not reached and row["episodes"] >= 20 and row["return"] >= bar:
+            reached.update(steps=row["steps"], cpu_seconds=time.process_time() - begin)
+
+    trainer = PPO(env, seed=seed)
+    # A training ends with a whole rollout: this one within `steps`, not just after.
+    within = steps - trainer.rollout_steps
+    trainer.train(actor, critic, steps=within, callbacks=watch, progress=False)
+    cpu_seconds = time.process_time() - begin
+    returns = evaluate(env, actor, episodes=100)
+    return {
+        "task": task,
+        "kind": kind,
+        "seed": seed,
+        "return": round(float(returns.mean()), 1),
+        "cpu_seconds": round(cpu_seconds, 1),
+        "steps": trainer.run.steps,
+        "steps_to_bar": reached.get("steps"),
+        "cpu_seconds_to_bar": round(reached["cpu_seconds"], 1) if reached else None,
+    }
+
+
+def table(results: list[dict]) -> tuple[str, bool]:
+    """The results as Markdown, and whether every row has nine tenths of its seeds solved."""
+    lines = [
+        "| task (bar) | steps | trained on | solved | median return | worst "
+        "| CPU seconds | of them to the bar |",
+        "|---|--:|---|--:|--:|--:|--:|--:|",
+    ]
+    good = True
+    for task, (bar, steps) in TASKS.items():
+        for kind in KINDS:
+            rows = [r for r in results if (r["task"], r["kind"]) == (task, kind)]
+            if not rows:
+                continue
+            returns = [r["return"] for r in rows]
+            solved = sum(value >= bar for value in returns)
+            good &= solved >= 0.9 * len(rows)
+            first = [r["cpu_seconds_to_bar"] or np.inf for r in rows]
+            lines.append(
+                f"| {task} ({bar}) | {steps:,} | {kind} | {solved} of {len(rows)} "
+                f"| {statistics.median(returns):.1f} | {min(returns):.1f} "
+                f"| {statistics.median(r['cpu_seconds'] for r in rows):.1f} "
+                f"| {statistics.median(first):.1f} |"
+            )
+    return "\n".join(lines), good
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, default=10, help="seeds 0 .. N-1 (default 10)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once, a core for each")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--out", type=Path, default=Path("ppo_seeds.jsonl"))
+    options = parser.parse_args()
+
+    results = []
+    if options.out.exists():
+        results = [json.loads(line) for line in options.out.read_text().splitlines()]
+    done = {(r["task"], r["kind"], r["seed"]) for r in results}
+    wanted = [(t, k, s) for t in options.tasks for k in KINDS for s in range(options.seeds)]
+    with ProcessPoolExecutor(options.jobs) as pool, options.out.open("a") as file:
+        futures = [pool.submit(run, *what) for what in wanted if what not in done]
+        for future in tqdm(as_completed(futures), total=len(futures), unit=" runs"):
+            results.append(future.result())
+            file.write(json.dumps(results[-1]) + "\n")
+            file.flush()
+
+    wanted_now = set(wanted)
+    results = [r for r in results if (r["task"], r["kind"], r["seed"]) in wanted_now]
+    text, good = table(results)
+    print(text)
+    for task in options.tasks:
+        for kind in KINDS:
+            rows = [r for r in results if (r["task"], r["kind"]) == (task, kind)]
+            returns = [r["return"] for r in sorted(rows, key=lambda r: r["seed"])]
+            print(f"{task}, {kind}, by seed: {returns}")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""Run notebooks from top to bottom and store their outputs, ready to be committed.
+
+    python tools/build_notebooks.py                     all in notebooks/
+    python tools/build_notebooks.py notebooks/03_ppo.ipynb
+
+Runs them as a reader does, but with still pictures in place of the player, and normalises what
+would differ from run to run. A notebook whose cell fails is left as it was.
+"""
+
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+os.environ["METIS_NB_STATIC"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import nbformat
+from check_notebooks import MIME_TYPES, ROOT, problems, source_hash
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbformat import NotebookNode
+from tqdm import tqdm
+
+CELL_TIMEOUT = 300  # seconds
+
+
+def main(arguments: list[str]) -> int:
+    paths = [Path(argument) for argument in arguments] or sorted(ROOT.glob("notebooks/*.ipynb"))
+    return max([build(path) for path in paths], default=0)
+
+
+def build(path: Path) -> int:
+    """Run, normalise and write one notebook. 0 where all is well."""
+    notebook = nbformat.read(path, as_version=4)
+    code = sum(cell.cell_type == "code" for cell in notebook.cells)
+    begin = time.perf_counter()
+    with tqdm(total=code, desc=path.name, unit=" cells") as bar:
+        client = NotebookClient(
+            notebook,
+            timeout=CELL_TIMEOUT,
+            kernel_name="python3",
+            resources={"metadata": {"path": str(path.parent)}},
+            store_widget_state=False,
+            record_timing=False,
+            on_cell_executed=lambda **_: bar.update(),
+        )
+        try:
+            client.execute()
+        except CellExecutionError as error:
+            print(f"{path} is left as it was: {str(error)[-3000:]}", file=sys.stderr)
+            return 1
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.get("name") == "stderr":  # dropped, but its author should know
+                print(f"{path.name} warned: {output.text.strip()}", file=sys.stderr)
+    normalise(notebook)
+    draft = path.with_suffix(".draft")
+    draft.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+    os.replace(draft, path)
+    found = list(problems(path))
+    print(f"{path.name}: {time.perf_counter() - begin:.0f} s, {path.stat().st_size // 1000} kB")
+    print(*(f"  {problem}" for problem in found), sep="\n", end="\n" if found else "")
+    return 1 if found else 0
+
+
+def normalise(notebook: NotebookNode) -> None:
+    """Take out of a notebook that has just run what differs from run to run."""
+    kept = {"colab": notebook.metadata["colab"]} if "colab" in notebook.metadata else {}
+    notebook.metadata = nbformat.from_dict(
+        {
+            **kept,
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+            "metis_nb": {"source": source_hash(notebook)},
+        }
+    )
+    count = 0
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"c{number:03d}"
+        cell.metadata = nbformat.from_dict(
+            {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+        )
+        if cell.cell_type == "code":
+            count += 1
+            cell.execution_count = count
+            cell.outputs = [*outputs(cell.outputs, count)]
+
+
+def outputs(raw: list[NotebookNode], count: int) -> list[NotebookNode]:
+    """The outputs of one cell, normalised."""
+    kept: list[NotebookNode] = []
+    for output in raw:
+        if output.output_type == "stream":
+            if output.name == "stderr":
+                continue
+            if kept and kept[-1].output_type == "stream":
+                kept[-1].text += output.text
+            else:
+                kept.append(output)
+        elif output.output_type in ("display_data", "execute_result"):
+            data = {kind: value for kind, value in output.data.items() if kind in MIME_TYPES}
+            if not data or "application/vnd.jupyter.widget-view+json" in output.data:
+                continue
+            if "text/plain" in data:
+                data["text/plain"] = re.sub(r" at 0x[0-9a-f]+", "", data["text/plain"])
+            output.data, output.metadata = nbformat.from_dict(data), nbformat.from_dict({})
+            output.pop("transient", None)
+            if output.output_type == "execute_result":
+                output.execution_count = count
+            kept.append(output)
+        else:
+            kept.append(output)
+    for output in kept:
+        if output.output_type == "stream":
+            output.text = as_on_a_terminal(output.text)
+    return [output for output in kept if output.get("text", "x").strip()]
+
+
+def as_on_a_terminal(text: str) -> str:
+    """What is left on the screen after carriage returns: of a progress bar, its last state."""
+    lines = [line.split("\r")[-1].rstrip() if "\r" in line else line for line in text.split("\n")]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
