@@ -13,9 +13,6 @@ import sys
 import time
 from pathlib import Path
 
-os.environ["METIS_NB_STATIC"] = "1"
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import nbformat
 from check_notebooks import MIME_TYPES, ROOT, problems, source_hash
 from nbclient import NotebookClient
@@ -27,6 +24,8 @@ CELL_TIMEOUT = 300  # seconds
 
 
 def main(arguments: list[str]) -> int:
+    # For the kernels, which inherit it.
+    os.environ |= {"METIS_NB_STATIC": "1", "OMP_NUM_THREADS": "1"}
     paths = [Path(argument) for argument in arguments] or sorted(ROOT.glob("notebooks/*.ipynb"))
     return max([build(path) for path in paths], default=0)
 
