@@ -4,8 +4,8 @@
     python benchmarks/ppo_speed.py
 
 CPU seconds of training until the last 20 training episodes have a mean return of 475, with the
-same networks everywhere (two hidden layers of 64, tanh, actor and critic apart). The contenders take
-turns seed by seed, so that whatever else the machine does falls on all of them alike.
+same networks everywhere (two hidden layers of 64, tanh, actor and critic apart). The contenders
+take turns seed by seed, so that whatever else the machine does falls on all of them alike.
 """
 
 import argparse
@@ -102,9 +102,7 @@ def main() -> None:
                 bar.update()
     packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "gymnasium", "stable-baselines3"))
     print(f"{packages}; {platform.processor() or platform.machine()}; one thread\n")
-    print(
-        "| contender (environments) | reached 475 | CPU seconds: median | range | steps: median |"
-    )
+    print("| contender (environments) | reached 475 | CPU seconds, median | range | steps |")
     print("|---|--:|--:|--:|--:|")
     for name, rows in results.items():
         seconds, steps, reached = zip(*rows, strict=True)

@@ -26,7 +26,8 @@ def main() -> None:
         actor, critic = agents.actor(env), agents.critic(env)
         history = PPO(env, seed=0).train(actor, critic, steps=steps)
         plots.learning_curve(history, solved=solved, ax=ax)
-        ax.set_title(f"PPO on {name}: {history[-1]['seconds']:.0f} seconds on one CPU core")
+        seconds = history[-1]["seconds"]
+        ax.set_title(f"PPO, {name}: {seconds:.0f} seconds, one CPU core", fontsize=11)
         print(f"{name}: mean return of 100 greedy episodes {evaluate(env, actor).mean():.1f}")
     figure.savefig(DOCS / "learning_curves.png", dpi=90)
     episode = play(env, actor, critic=critic, seed=0)
