@@ -128,8 +128,13 @@ class Gaussian(torch.distributions.Independent):
 # --- the networks themselves ------------------------------------------------------------------
 
 
-class CategoricalActor(nn.Module):
-    """pi(a | s) for `Discrete` actions. `forward`: obs (B, *obs_shape) -> logits (B, n)."""
+class Network(nn.Module):
+    """What all networks here begin with: observations standardised, then a body of layers.
+
+    `features`: obs (B, *obs_shape) float32 -> (B, F). A head of the subclass's own goes on top.
+    """
+
+    made_by = ""  # the function of this module that makes one
 
     def __init__(
         self,
@@ -140,16 +145,28 @@ class CategoricalActor(nn.Module):
     ):
         super().__init__()
         obs_space, action_space = single_spaces(env)
-        self.recipe = recipe("actor", hidden_sizes, activation, body)
+        self.recipe = recipe(self.made_by, hidden_sizes, activation, body)
         self.obs_statistics = RunningStatistics(obs_space.shape)
-        self.body = body or mlp(obs_space.shape, hidden_sizes, activation)
-        features = feature_size(self.body, obs_space.shape)
         self.action_units = ActionUnits(action_space)
+        self.body = body or mlp(obs_space.shape, hidden_sizes, activation)
+        self.feature_size = feature_size(self.body, obs_space.shape)
+
+    def features(self, obs: Tensor) -> Tensor:
+        return self.body(self.obs_statistics.normalize(obs))
+
+
+class CategoricalActor(Network):
+    """pi(a | s) for `Discrete` actions. `forward`: obs (B, *obs_shape) -> logits (B, n)."""
+
+    made_by = "actor"
+
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
         # A small last layer makes the first policy nearly uniform (Andrychowicz et al. 2021).
-        self.head = linear(features, self.action_units.size, gain=0.01)
+        self.head = linear(self.feature_size, self.action_units.size, gain=0.01)
 
     def forward(self, obs: Tensor) -> Tensor:
-        return self.head(self.body(self.obs_statistics.normalize(obs)))
+        return self.head(self.features(obs))
 
     def distribution(self, logits: Tensor) -> Categorical:
         return Categorical(logits)
@@ -160,32 +177,22 @@ class CategoricalActor(nn.Module):
         return self.action_units.to_env(self(obs).argmax(-1))
 
 
-class GaussianActor(nn.Module):
+class GaussianActor(Network):
     """pi(a | s) for `Box` actions, in units where [-1, 1] spans each dimension's bounds.
 
     `forward`: obs (B, *obs_shape) -> mean (B, A), log_std (B, A). The standard deviation is one
     learned number per action dimension, the same in every state.
     """
 
-    def __init__(
-        self,
-        env: Environment,
-        hidden_sizes: Sequence[int],
-        activation: type[nn.Module],
-        body: nn.Module | None,
-    ):
-        super().__init__()
-        obs_space, action_space = single_spaces(env)
-        self.recipe = recipe("actor", hidden_sizes, activation, body)
-        self.obs_statistics = RunningStatistics(obs_space.shape)
-        self.body = body or mlp(obs_space.shape, hidden_sizes, activation)
-        features = feature_size(self.body, obs_space.shape)
-        self.action_units = ActionUnits(action_space)
-        self.head = linear(features, self.action_units.size, gain=0.01)
+    made_by = "actor"
+
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
+        self.head = linear(self.feature_size, self.action_units.size, gain=0.01)
         self.log_std = nn.Parameter(torch.full((self.action_units.size,), -0.5))
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        mean = self.head(self.body(self.obs_statistics.normalize(obs)))
+        mean = self.head(self.features(obs))
         return mean, self.log_std.expand_as(mean)
 
     def distribution(self, parameters: tuple[Tensor, Tensor]) -> Gaussian:
@@ -198,31 +205,22 @@ class GaussianActor(nn.Module):
         return self.action_units.to_env(self(obs)[0])
 
 
-class Critic(nn.Module):
+class Critic(Network):
     """V(s), in the environment's own units of reward. `forward`: obs (B, *obs_shape) -> (B,).
 
     The layers predict the *standardised* return; `forward` scales it back. So a task with returns
     of -1500 is as easy to fit as one with returns of 1, at the same learning rate.
     """
 
-    def __init__(
-        self,
-        env: Environment,
-        hidden_sizes: Sequence[int],
-        activation: type[nn.Module],
-        body: nn.Module | None,
-    ):
-        super().__init__()
-        obs_space, _ = single_spaces(env)
-        self.recipe = recipe("critic", hidden_sizes, activation, body)
-        self.obs_statistics = RunningStatistics(obs_space.shape)
+    made_by = "critic"
+
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
         self.return_statistics = RunningStatistics(())
-        self.body = body or mlp(obs_space.shape, hidden_sizes, activation)
-        self.head = linear(feature_size(self.body, obs_space.shape), 1, gain=1.0)
+        self.head = linear(self.feature_size, 1, gain=1.0)
 
     def forward(self, obs: Tensor) -> Tensor:
-        standardised = self.head(self.body(self.obs_statistics.normalize(obs))).squeeze(-1)
-        return self.return_statistics.denormalize(standardised)
+        return self.return_statistics.denormalize(self.head(self.features(obs)).squeeze(-1))
 
 
 Actor = CategoricalActor | GaussianActor
@@ -298,8 +296,11 @@ def feature_size(body: nn.Module, obs_shape: Sequence[int]) -> int:
     Raises:
         ValueError: it maps them to something else.
     """
+    parameter, training = next(body.parameters(), torch.zeros(())), body.training
+    body.eval()  # so that trying it out leaves no trace in a batch norm
     with torch.no_grad():
-        features = body(torch.zeros(2, *obs_shape))
+        features = body(torch.zeros(2, *obs_shape, device=parameter.device))
+    body.train(training)
     if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 2:
         got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise ValueError(
@@ -315,8 +316,8 @@ def recipe(
     activation: type[nn.Module],
     body: nn.Module | None,
 ) -> dict[str, Any] | None:
-    """How to make such a network again, as plain data; None where it holds a body of your own."""
-    sizes = list(hidden_sizes)
+    """How to make such a network again, as plain data; None where it holds code of your own."""
+    sizes = list(hidden_sizes) if isinstance(hidden_sizes, Sequence) else [None]
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         raise ValueError(
             f"hidden_sizes={hidden_sizes!r}; expected whole numbers above 0, such as (64, 64)."
@@ -325,7 +326,7 @@ def recipe(
         raise TypeError(
             f"activation={activation!r}; expected a class of torch.nn, such as torch.nn.ReLU."
         )
-    if body is not None:
+    if body is not None or getattr(nn, activation.__name__, None) is not activation:
         return None
     return {"function": function, "hidden_sizes": sizes, "activation": activation.__name__}
 

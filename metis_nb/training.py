@@ -114,6 +114,10 @@ class Run:
                     f"{name} is a {type(network).__name__}; expected a torch.nn.Module, such as "
                     f"agents.{name}(env)."
                 )
+        devices = {name: str(agents.device_of(network)) for name, network in networks.items()}
+        if len(set(devices.values())) > 1:
+            where = ", ".join(f"{name} is on {device}" for name, device in devices.items())
+            raise ValueError(f"{where}; expected one device. Move them: {name}.to(device).")
         if self.networks.keys() == networks.keys() and all(
             self.networks[name] is network for name, network in networks.items()
         ):
@@ -345,7 +349,7 @@ def load(kind: type[T], path: str | Path, env: Environment, **given: nn.Module |
         if network is None:
             if recipe is None:
                 raise ValueError(
-                    f"path={str(path)!r} holds a network with a body of your own: make it again "
+                    f"path={str(path)!r} holds a network with code of your own: make it again "
                     f"and pass it, {kind.__name__}.load(path, env, {name}=...)."
                 )
             network = agents.make(recipe, env)

@@ -182,6 +182,21 @@ def test_a_body_that_does_not_fit_is_named():
         agents.actor(Spaces(image, Discrete(2)), body=nn.Conv2d(3, 4, 3, stride=2))
 
 
+def test_trying_out_a_body_leaves_no_trace():
+    body = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8))
+    agents.critic(Spaces(OBS, Discrete(2)), body=body)
+    assert body.training
+    assert int(body[1].num_batches_tracked) == 0
+
+
+def test_an_activation_of_your_own_is_no_recipe():
+    class Mine(nn.Module):
+        def forward(self, x):
+            return x.sin()
+
+    assert agents.actor(Spaces(OBS, Discrete(2)), activation=Mine).recipe is None
+
+
 def test_networks_without_statistics_are_left_alone():
     plain = nn.Linear(3, 1)
     agents.observe(plain, torch.randn(5, 3), returns=torch.randn(5))
@@ -202,6 +217,7 @@ def test_a_recipe_makes_the_same_network():
     [
         (dict(hidden_sizes=(64, 0)), ValueError, r"hidden_sizes=\(64, 0\).*such as"),
         (dict(hidden_sizes=(6.4,)), ValueError, r"hidden_sizes"),
+        (dict(hidden_sizes=64), ValueError, r"hidden_sizes=64"),
         (dict(activation="relu"), TypeError, r"activation='relu'.*torch.nn.ReLU"),
         (dict(activation=nn.ReLU()), TypeError, r"activation"),
     ],

@@ -378,7 +378,7 @@ def test_a_body_of_your_own_has_to_be_given_again(tmp_path):
     trainer = PPO(env, rollout_steps=128, seed=0)
     trainer.train(actor, critic, steps=128)
     trainer.save(tmp_path / "file")
-    with pytest.raises(ValueError, match=r"body of your own.*actor=\.\.\."):
+    with pytest.raises(ValueError, match=r"code of your own.*actor=\.\.\."):
         PPO.load(tmp_path / "file", env)
     loaded = PPO.load(
         tmp_path / "file", env, actor=network(agents.actor), critic=network(agents.critic)
@@ -435,6 +435,8 @@ def test_bad_arguments_of_train_are_named():
         trainer.train(actor, critic, steps=128, callbacks=["plot"])
     with pytest.raises(TypeError, match=r"critic is a str; expected a torch.nn.Module"):
         trainer.train(actor, "critic", steps=128)
+    with pytest.raises(ValueError, match="actor is on meta, critic is on cpu; expected one device"):
+        trainer.train(agents.actor(trainer.env).to("meta"), critic, steps=128)
     with pytest.raises(RuntimeError, match="before there is anything to save"):
         PPO(gym.make("CartPole-v1")).save("nowhere")
 
