@@ -66,10 +66,27 @@ def policy(actor: nn.Module, obs: Tensor) -> Categorical | Gaussian:
     return unwrap(actor).distribution(actor(obs))
 
 
+def value(critic: nn.Module, obs: Tensor) -> Tensor:
+    """V(obs) of shape (B,), for obs (B, *obs_shape).
+
+    Raises:
+        ValueError: the critic gives another shape. Subtracted from targets (B,), values (B, 1)
+            would silently become a table (B, B), and the critic would learn the mean.
+    """
+    values = critic(obs)
+    if values.shape != obs.shape[:1]:
+        raise ValueError(
+            f"critic gives values of shape {tuple(values.shape)} for {len(obs)} observations; "
+            f"expected ({len(obs)},). End its forward with .squeeze(-1)."
+        )
+    return values
+
+
 def unwrap(network: nn.Module) -> Any:
-    """The network itself, inside `DataParallel` or `DistributedDataParallel` or not."""
-    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    return network.module if isinstance(network, parallel) else network
+    """The network itself, inside `DataParallel`, `DistributedDataParallel`, `torch.compile`."""
+    if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return unwrap(network.module)
+    return getattr(network, "_orig_mod", network)
 
 
 def observe(network: nn.Module, obs: Tensor | None = None, returns: Tensor | None = None) -> None:

@@ -82,8 +82,8 @@ class ActionUnits(nn.Module):
             return
         self.size, self.start = len(space.low), 0
         low, high = space.low.astype(np.float32), space.high.astype(np.float32)
-        bounded = np.isfinite(low) & np.isfinite(high)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
+            bounded = np.isfinite(high - low)  # and not merely by the largest float there is
             scale = np.where(bounded, (high - low) / 2, 1.0)
             offset = np.where(bounded, (high + low) / 2, 0.0)
         # Not persistent: they belong to the environment, and a saved file need not repeat them.

@@ -17,6 +17,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,7 +35,7 @@ Callback = Callable[[Any], bool | None]
 # Episodes behind "the return" at a moment: one number everywhere, in history, plots and callbacks.
 RECENT = 20
 
-Optimizers = dict[str, torch.optim.Optimizer]
+State = dict[str, Any]
 T = TypeVar("T")
 
 
@@ -79,21 +80,25 @@ class Run:
 
     def __init__(self, env: Environment, seed: int | None):
         single_spaces(env)
-        if seed is not None and (not isinstance(seed, int) or seed < 0):
+        if seed is not None and (not isinstance(seed, Integral) or seed < 0):
             raise ValueError(f"seed={seed!r}; expected None or a whole number, 0 or more.")
-        self.env, self.seed = env, seed
+        self.env = env
+        self.seed: int | None = None if seed is None else int(seed)
         self.networks: dict[str, nn.Module] = {}
-        self.optimizers: Optimizers = {}
+        self._parameters: list[nn.Parameter] = []
+        self.state: State = {}
         self._clear()
 
     def _clear(self) -> None:
         self.view: TensorView | None = None
-        self.generator = torch.Generator()
+        self.generator: torch.Generator | None = None
         self.history = History()
         self.seconds = 0.0
         self.stopped = False
-        self._return = np.zeros(0)
-        self._length = np.zeros(0, dtype=np.int64)
+        self._goal, self._clock = 0, 0.0
+        self._bar = _progress_bar(0, 0, show=False)
+        self._trainer: Any = None
+        self._callbacks: list[Callback] = []
         self._loaded: dict[str, Any] = {}  # waits until the networks' device is known
 
     @property
@@ -103,10 +108,16 @@ class Run:
 
     # --- networks ---------------------------------------------------------------------------
 
-    def bind(self, make_optimizers: Callable[[], Optimizers], **networks: nn.Module) -> Optimizers:
+    def bind(self, make_state: Callable[[], State], **networks: nn.Module) -> State:
         """Make `networks` the ones that this run trains. Others than before start a new run.
 
-        Returns their optimizers, made by `make_optimizers` where the networks are new.
+        Args:
+            make_state: called where the networks are new. Gives all that the algorithm remembers
+                beside them, by name: optimizers, target networks, anything with `state_dict` and
+                `load_state_dict`.
+
+        Returns:
+            That state. It is saved, loaded and moved to the networks' device with the run.
         """
         for name, network in networks.items():
             if not isinstance(network, nn.Module):
@@ -118,43 +129,58 @@ class Run:
         if len(set(devices.values())) > 1:
             where = ", ".join(f"{name} is on {device}" for name, device in devices.items())
             raise ValueError(f"{where}; expected one device. Move them: {name}.to(device).")
-        if self.networks.keys() == networks.keys() and all(
-            self.networks[name] is network for name, network in networks.items()
-        ):
-            return self.optimizers
-        if self.networks:
+        # Wrapping a network (in DataParallel, say) leaves its parameters the same, and giving it
+        # another layer leaves the network the same: both go on.
+        parameters = [p for network in networks.values() for p in network.parameters()]
+        same_parameters = [*map(id, parameters)] == [*map(id, self._parameters)]
+        same_networks = all(self.networks.get(name) is net for name, net in networks.items())
+        if self.networks and not same_parameters and not same_networks:
             self._clear()
-        self.networks = networks
-        self.optimizers = make_optimizers()
-        return self.optimizers
+        self.networks, self._parameters = networks, parameters
+        if not same_parameters:
+            self.state = make_state()
+        return self.state
 
     def start(self, network: nn.Module) -> TensorView:
         """The view of the environment on the network's device, with episodes under way."""
         device = agents.device_of(network)
-        if self.view is None or self.view.device != device:
-            self._open(device)
-        assert self.view is not None
-        if not self.view.running:
-            self.view.reset()
-            self._return = np.zeros(self.view.num_envs)
-            self._length = np.zeros(self.view.num_envs, dtype=np.int64)
-        return self.view
-
-    def _open(self, device: torch.device) -> None:
         if self.seed is None:
             self.seed = int(torch.randint(2**31, ()))
-        state = self._loaded if self.view is None else self.view.state_dict()
-        self.view = TensorView(self.env, device, self.seed)
-        if state and not self.view.load_state_dict(state):
-            warnings.warn(
-                f"The state of {name_of(self.env)} cannot be taken over: training goes on with "
-                f"new episodes.",
-                stacklevel=4,
-            )
-        if self.generator.device != device or not state:
+        if self.view is None:
+            self.view = TensorView(self.env, device, self.seed, self.history.episodes)
+            if self._loaded and not self.view.load_state_dict(self._loaded["view"]):
+                warnings.warn(
+                    f"The state of {name_of(self.env)} cannot be taken over: training goes on "
+                    f"with new episodes.",
+                    stacklevel=3,
+                )
+        if self.generator is None or self.generator.device != device:
+            self.view.to(device)
             self.generator = torch.Generator(device).manual_seed(self.seed + self.view.steps)
-        for optimizer in self.optimizers.values():
-            optimizer.load_state_dict(optimizer.state_dict())  # moves its state to the device
+            if self._loaded.get("device") == device.type:
+                self.generator.set_state(self._loaded["generator"])
+            for part in self.state.values():
+                part.load_state_dict(part.state_dict())  # an optimizer moves to its parameters
+        if not self.view.running:
+            self.view.reset()
+        return self.view
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on, beside networks and `state`."""
+        if self.view is None or self.generator is None:
+            return self._loaded
+        return {
+            "view": self.view.state_dict(),
+            "generator": self.generator.get_state(),
+            "device": self.view.device.type,
+            "seed": self.seed,
+            "steps": self.steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state` at the next `start`."""
+        self._loaded = state
+        self.seed = state.get("seed", self.seed)
 
     # --- one training -----------------------------------------------------------------------
 
@@ -171,7 +197,7 @@ class Run:
         A first interrupt (Ctrl-C, the stop button) ends the loop after the update under way, as
         if it had run out of steps; a second one raises KeyboardInterrupt at once.
         """
-        if not isinstance(steps, int) or steps < 1:
+        if not isinstance(steps, Integral) or steps < 1:
             raise ValueError(f"steps={steps!r}; expected a whole number above 0, such as 100_000.")
         callbacks = [callbacks] if callable(callbacks) else list(callbacks)
         for callback in callbacks:
@@ -219,21 +245,6 @@ class Run:
             if callback(self._trainer):
                 self.stop()
         self._clock = time.perf_counter()  # callbacks are not training time
-
-    def count_episodes(self, steps: Any) -> None:
-        """Note the episodes that ended in `steps`: (T, N) reward, terminated, truncated, valid."""
-        rewards = (steps.reward * steps.valid).double().cpu().numpy()
-        dones = (steps.terminated | steps.truncated).cpu().numpy()
-        valids = steps.valid.cpu().numpy()
-        count = self.steps - int(valids.sum())
-        for reward_row, done_row, valid_row in zip(rewards, dones, valids, strict=True):
-            self._return += reward_row
-            self._length += valid_row
-            count += int(valid_row.sum())
-            for index in done_row.nonzero()[0]:
-                episode = (count, float(self._return[index]), int(self._length[index]))
-                self.history.episodes.append(episode)
-                self._return[index], self._length[index] = 0.0, 0
 
 
 @contextlib.contextmanager
@@ -289,6 +300,15 @@ def _progress_bar(start: int, goal: int, show: bool) -> tqdm:
 # --- rows of tensors --------------------------------------------------------------------------
 
 
+def flatten(rollout: T) -> T:
+    """(T, N, ...) tensors as (B, ...): the steps that are experience, in one row."""
+    valid = rollout.valid  # type: ignore[attr-defined]
+    return dataclasses.replace(
+        rollout,  # type: ignore[type-var]
+        **{name: values[valid] for name, values in vars(rollout).items()},
+    )
+
+
 def stack(rows: Sequence[T]) -> T:
     """T dataclasses of (N, ...) tensors as one of (T, N, ...) tensors."""
     names = [f.name for f in dataclasses.fields(rows[0])]  # type: ignore[arg-type]
@@ -310,22 +330,17 @@ def save(trainer: Any, path: str | Path) -> None:
     networks = {name: agents.unwrap(network) for name, network in run.networks.items()}
     if not networks:
         raise RuntimeError("save() before there is anything to save: call train() first.")
-    view = run.view.state_dict() if run.view is not None else run._loaded
     state = {
         "trainer": type(trainer).__name__,
         "environment": name_of(run.env),
         "hyperparameters": hyperparameters(trainer),
         "recipes": {name: getattr(net, "recipe", None) for name, net in networks.items()},
         "networks": {name: dict(net.state_dict()) for name, net in networks.items()},
-        "optimizers": {name: opt.state_dict() for name, opt in run.optimizers.items()},
-        "view": view,
-        "generator": run.generator.get_state(),
-        "seed": run.seed,
+        "state": {name: part.state_dict() for name, part in run.state.items()},
+        "run": run.state_dict(),
         "history": list(run.history),
         "episodes": run.history.episodes,
         "seconds": run.seconds,
-        "return": run._return,
-        "length": run._length,
     }
     checkpoint.write(path, state)
 
@@ -363,13 +378,12 @@ def load(kind: type[T], path: str | Path, env: Environment, **given: nn.Module |
             ) from error
     trainer.prepare(**networks)
     run: Run = trainer.run
-    for name, optimizer_state in state["optimizers"].items():
-        run.optimizers[name].load_state_dict(optimizer_state)
-    run.generator.set_state(state["generator"])
+    for name, part in run.state.items():
+        part.load_state_dict(state["state"][name])
     run.history.extend(state["history"])
-    run.history.episodes = state["episodes"]
-    run.seed, run.seconds, run._loaded = state["seed"], state["seconds"], state["view"]
-    run._return, run._length = state["return"], state["length"]
+    run.history.episodes.extend(state["episodes"])
+    run.seconds = state["seconds"]
+    run.load_state_dict(state["run"])
     return trainer
 
 
@@ -390,13 +404,13 @@ def check_numbers(trainer: Any, **accepted: str) -> None:
     """
     for name, kind in accepted.items():
         value = getattr(trainer, name)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
+        number = isinstance(value, Real) and not isinstance(value, bool)
         if not number or not CHECKS[kind](value):
             raise ValueError(f"{name}={value!r}; expected {kind}.")
 
 
 CHECKS: dict[str, Callable[[Any], bool]] = {
-    "a whole number above 0": lambda value: isinstance(value, int) and value > 0,
+    "a whole number above 0": lambda value: isinstance(value, Integral) and int(value) > 0,
     "a number above 0": lambda value: 0 < value < math.inf,
     "a number of 0 or more": lambda value: 0 <= value < math.inf,
     "a number from 0 to 1": lambda value: 0 <= value <= 1,

@@ -473,3 +473,143 @@ def test_a_loss_that_is_not_finite_stops_before_the_networks_change():
     with pytest.raises(FloatingPointError, match="loss is inf after environment step 128"):
         Broken(env, rollout_steps=128).train(actor, critic, steps=256)
     assert all(torch.equal(a, b) for a, b in zip(before, actor.parameters(), strict=True))
+
+
+# --- what a careful reader found ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["single", *(mode.name for mode in AutoresetMode)])
+def test_a_first_observation_that_is_not_finite_reaches_no_statistics(name):
+    class LaterWild(Scripted):
+        def reset(self, *, seed=None, options=None):
+            obs, info = super().reset(seed=seed)
+            return (obs if self.episode < 3 else obs * np.nan), info
+
+    modes = {mode.name: mode for mode in AutoresetMode}
+    env = SyncVectorEnv([LaterWild], autoreset_mode=modes[name]) if name in modes else LaterWild()
+    trainer, actor, critic = small(env)
+    with pytest.raises(FloatingPointError, match="observation"):
+        trainer.train(actor, critic, steps=256)
+    assert all(values.isfinite().all() for values in critic.state_dict().values())
+
+
+def test_rewards_too_large_for_float32_sums_reach_no_statistics():
+    env = gym.wrappers.TransformReward(gym.make("CartPole-v1"), lambda reward: 3e38)
+    trainer, actor, critic = small(env)
+    with pytest.raises(FloatingPointError):
+        trainer.train(actor, critic, steps=256)
+    assert all(values.isfinite().all() for values in critic.state_dict().values())
+
+
+def test_a_critic_with_a_second_axis_is_named():
+    env = gym.make("CartPole-v1")
+    critic = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    with pytest.raises(ValueError, match=r"critic gives values of shape \(128, 1\).*squeeze"):
+        PPO(env, rollout_steps=128).train(agents.actor(env), critic, steps=128)
+
+
+def test_wrapping_the_networks_goes_on_with_the_same_training():
+    trainer, actor, critic = small(gym.make("CartPole-v1"))
+    trainer.train(actor, critic, steps=256)
+    trainer.train(nn.DataParallel(actor), critic, steps=128)
+    assert trainer.history[-1]["steps"] == 384
+
+
+def test_a_new_head_is_trained():
+    trainer, actor, critic = small(gym.make("CartPole-v1"))
+    trainer.train(actor, critic, steps=128)
+    actor.head = nn.Linear(64, 2)
+    before = actor.head.weight.clone()
+    trainer.train(actor, critic, steps=128)
+    assert not torch.equal(before, actor.head.weight)
+    assert trainer.history[-1]["steps"] == 256
+
+
+def test_the_learning_rate_may_change_on_the_way():
+    trainer, actor, critic = small(gym.make("CartPole-v1"))
+    trainer.train(actor, critic, steps=128)
+    before = actor.head.weight.clone()
+    trainer.learning_rate = 1e-12
+    trainer.train(actor, critic, steps=128)
+    assert torch.allclose(before, actor.head.weight, atol=1e-7)
+
+
+def test_reset_steps_hardly_change_the_number_of_minibatches():
+    env = envs.make("CartPole-v1")
+    trainer, actor, critic = PPO(env, seed=0), agents.actor(env), agents.critic(env)
+    sizes = []
+    loss = trainer.actor_loss
+    trainer.actor_loss = lambda ratio, advantage: sizes.append(len(ratio)) or loss(ratio, advantage)
+    trainer.train(actor, critic, steps=1)
+    assert len(sizes) == 4 * trainer.epochs
+    assert sum(sizes) < 2048 * trainer.epochs
+
+
+def test_an_interrupted_rollout_loses_no_episode_count():
+    class Stopping(Scripted):
+        total = 0
+
+        def step(self, action):
+            self.total += 1
+            if self.total == 70:
+                raise KeyboardInterrupt
+            return super().step(action)
+
+    trainer, actor, critic = small(Stopping())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(actor, critic, steps=256)
+    steps_before = trainer.run.steps
+    assert steps_before == 69
+    lengths = [length for _, _, length in trainer.history.episodes]
+    trainer.train(actor, critic, steps=128)
+    assert [length for _, _, length in trainer.history.episodes][: len(lengths)] == lengths
+    assert {length for _, _, length in trainer.history.episodes} <= {1, 2, 3, 4, 5}
+
+
+def test_hidden_environments_do_not_play_their_first_episodes_again(tmp_path):
+    class Hidden(gym.Wrapper):
+        engine = None
+
+    def make():
+        env = Hidden(gym.make("CartPole-v1"))
+        env.engine = type("Engine", (), {})()
+        return env
+
+    trainer, actor, critic = small(make())
+    first = trainer.run.start(actor).obs.clone()
+    trainer.train(actor, critic, steps=128)
+    trainer.save(tmp_path / "file")
+    again = []
+    for _ in range(2):
+        loaded = PPO.load(tmp_path / "file", make())
+        with pytest.warns(UserWarning, match="new episodes"):
+            again.append(loaded.run.start(loaded.actor).obs.clone())
+    assert torch.equal(again[0], again[1])
+    assert not torch.equal(again[0], first)
+
+
+def test_a_file_saved_on_another_kind_of_device_loads(tmp_path, monkeypatch):
+    trainer, actor, critic = small(gym.make("CartPole-v1"))
+    trainer.train(actor, critic, steps=128)
+    state = trainer.run.state_dict()
+    state["device"], state["generator"] = "cuda", torch.zeros(16, dtype=torch.uint8)
+    monkeypatch.setattr(trainer.run, "state_dict", lambda: state)
+    trainer.save(tmp_path / "file")
+    loaded = PPO.load(tmp_path / "file", gym.make("CartPole-v1"))
+    loaded.train(loaded.actor, loaded.critic, steps=128)
+    assert loaded.run.steps == 256
+
+
+def test_a_compiled_network_is_looked_through():
+    class Compiled(nn.Module):  # what torch.compile returns, without the compiler
+        def __init__(self, module):
+            super().__init__()
+            self._orig_mod = module
+
+        def forward(self, obs):
+            return self._orig_mod(obs)
+
+    env = gym.make("CartPole-v1")
+    actor = agents.actor(env)
+    assert agents.unwrap(nn.DataParallel(Compiled(actor))) is actor
+    PPO(env, rollout_steps=128).train(Compiled(actor), agents.critic(env), steps=128)

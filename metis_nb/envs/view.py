@@ -40,29 +40,39 @@ class TensorView:
     """Any `gym.Env` or `gym.vector.VectorEnv`, in any autoreset mode, as N environments.
 
     Policy actions in (an index, or [-1, 1] per dimension), tensors out. A vector environment that
-    speaks torch tensors on the device is passed straight through, without a copy.
+    speaks torch tensors on the device is passed straight through, without a copy; it must not
+    write into tensors that it has handed out.
 
     Args:
         env: the environment. A single one counts as N = 1.
         device: where the tensors are wanted.
         seed: for the first reset; None leaves the environment's own chance as it is. Two seeds
             share no sub-environment.
+        finished: a list that gets (environment steps so far, return, length) of every episode
+            that ends.
     """
 
     def __init__(
-        self, env: Environment, device: torch.device | str = "cpu", seed: int | None = None
+        self,
+        env: Environment,
+        device: torch.device | str = "cpu",
+        seed: int | None = None,
+        finished: list[tuple[int, float, int]] | None = None,
     ):
         self.obs_space, self.action_space = single_spaces(env)
-        self.env, self.device, self.seed = env, torch.device(device), seed
+        self.env, self.device = env, torch.device(device)
+        self.next_seed = None if seed is None else seed * SEED_STRIDE  # for one reset only
+        self.finished = [] if finished is None else finished
         self.vectorised = isinstance(env, VectorEnv)
         self.num_envs: int = env.num_envs if isinstance(env, VectorEnv) else 1
         self.mode = autoreset_mode(env) if isinstance(env, VectorEnv) else AutoresetMode.DISABLED
         self.action_units = ActionUnits(self.action_space).to(self.device)
         self.steps = 0  # environment steps so far, resets left out
         self.speaks_torch = False  # known after the first reset
-        self.seeded = False
         self._obs: Tensor | None = None  # None: the next step needs a reset
         self.resetting = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+        self.episode_return = torch.zeros(self.num_envs, device=self.device)
+        self.episode_length = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
 
     @property
     def running(self) -> bool:
@@ -78,16 +88,15 @@ class TensorView:
 
     def reset(self) -> Tensor:
         """Start new episodes everywhere; returns obs (N, *obs_shape). Seeds the first time only."""
-        seed = None
-        if self.seed is not None and not self.seeded:
-            seed = self.seed * SEED_STRIDE
+        seed, self.next_seed = self.next_seed, None
+        if seed is not None:
             self.env.action_space.seed(seed)
         obs, _ = self.env.reset(seed=seed)
-        self.seeded = True
         self.speaks_torch = isinstance(obs, Tensor)
         self._obs = self._observation(obs if self.vectorised else np.asarray(obs)[None])
-        self.resetting = torch.zeros_like(self.resetting)
-        self._check(self._obs, torch.zeros(self.num_envs), ~self.resetting)
+        for values in (self.resetting, self.episode_return, self.episode_length):
+            values.zero_()
+        self._check(self._obs, self.episode_return)
         return self._obs
 
     def step(self, action: Tensor) -> Step:
@@ -111,17 +120,29 @@ class TensorView:
         terminated = self._tensor(terminated, torch.bool)
         truncated = self._tensor(truncated, torch.bool)
         done, obs = terminated | truncated, next_obs
+        self.steps += int(valid.sum())
+        any_done = bool(done.any())
         if self.mode == AutoresetMode.NEXT_STEP:
             self.resetting = done
-        elif bool(done.any()):
-            if self.mode == AutoresetMode.SAME_STEP:
-                next_obs = self._final_obs(info, obs, done)
-            else:
-                obs = self._reset_where(done, obs)
-        self.steps += self.num_envs if self.mode != AutoresetMode.NEXT_STEP else int(valid.sum())
-        self._check(next_obs, reward, valid)
+        elif any_done and self.mode == AutoresetMode.SAME_STEP:
+            next_obs = self._final_obs(info, obs, done)
+        elif any_done:
+            obs = self._reset_where(done, obs)
+        self._check(next_obs, reward)
+        if any_done and self.mode != AutoresetMode.NEXT_STEP:
+            self._check(obs, reward)
+        self._count(reward, valid, done, any_done)
         self._obs = obs
         return Step(obs, next_obs, reward, terminated, truncated, valid)
+
+    def _count(self, reward: Tensor, valid: Tensor, done: Tensor, any_done: bool) -> None:
+        self.episode_return += torch.where(valid, reward, 0.0)
+        self.episode_length += valid
+        if any_done:
+            returns, lengths = self.episode_return[done], self.episode_length[done]
+            for episode in zip(returns.tolist(), lengths.tolist(), strict=True):
+                self.finished.append((self.steps, *episode))
+            self.episode_return[done], self.episode_length[done] = 0.0, 0
 
     # --- to and from tensors --------------------------------------------------------------
 
@@ -157,12 +178,12 @@ class TensorView:
         fresh, _ = self.env.reset(options={"reset_mask": mask})
         return torch.where(done.reshape(-1, *[1] * (obs.ndim - 1)), self._observation(fresh), obs)
 
-    def _check(self, obs: Tensor, reward: Tensor, valid: Tensor) -> None:
+    def _check(self, obs: Tensor, reward: Tensor) -> None:
         # One sum says whether all is well, at the cost of one look; which and where comes after.
         if np.isfinite(float(obs.sum() + reward.sum())):
             return
         for name, values in (("observation", obs), ("reward", reward)):
-            bad = ~values.reshape(self.num_envs, -1).isfinite().all(1) & valid.to(values.device)
+            bad = ~values.reshape(self.num_envs, -1).isfinite().all(1)
             if bool(bad.any()):
                 index = int(bad.nonzero()[0, 0])
                 raise FloatingPointError(
@@ -172,7 +193,16 @@ class TensorView:
                     f"were after the last update."
                 )
 
-    # --- going on later -------------------------------------------------------------------
+    # --- going on later, or elsewhere -----------------------------------------------------
+
+    def to(self, device: torch.device) -> None:
+        """Hand out tensors on another device from now on; episodes go on."""
+        self.device = device
+        self.action_units.to(device)
+        self._obs = None if self._obs is None else self._obs.to(device)
+        self.resetting = self.resetting.to(device)
+        self.episode_return = self.episode_return.to(device)
+        self.episode_length = self.episode_length.to(device)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on; `env` is None where it cannot be captured."""
@@ -180,19 +210,24 @@ class TensorView:
             "env": capture(self.env),
             "obs": self._obs,
             "resetting": self.resetting,
+            "episode_return": self.episode_return.clone(),
+            "episode_length": self.episode_length.clone(),
             "steps": self.steps,
             "speaks_torch": self.speaks_torch,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
         """Go on from `state`; False where the environment has to start new episodes instead."""
-        self.steps, self.seeded = state["steps"], True
+        self.steps = state["steps"]
         if state["obs"] is None or state["env"] is None or len(state["obs"]) != self.num_envs:
+            if self.next_seed is not None:
+                self.next_seed += self.steps  # new episodes, not those of the beginning again
             return False
         restore(self.env, state["env"])
-        self._obs = state["obs"].to(self.device)
-        self.resetting = state["resetting"].to(self.device)
-        self.speaks_torch = state["speaks_torch"]
+        self.next_seed, self.speaks_torch = None, state["speaks_torch"]
+        self._obs, self.resetting = state["obs"], state["resetting"]
+        self.episode_return, self.episode_length = state["episode_return"], state["episode_length"]
+        self.to(self.device)
         return True
 
 

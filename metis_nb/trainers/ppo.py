@@ -5,7 +5,8 @@ https://arxiv.org/abs/1707.06347. Equation numbers below are that paper's. Advan
 Schulman et al. (2016), "GAE", https://arxiv.org/abs/1506.02438.
 
 Beyond the paper: observations and returns are standardised inside the networks, so that one
-setting serves tasks of any scale; so are advantages, over each rollout; gradients are clipped.
+setting serves tasks of any scale; so are advantages, over each rollout, with a floor to their
+spread (`ADVANTAGE_FLOOR`); gradients are clipped.
 """
 
 from __future__ import annotations
@@ -21,8 +22,12 @@ from torch.distributions import Distribution
 from torch.nn.utils import clip_grad_norm_
 
 from metis_nb import training
-from metis_nb.agents import observe, policy, return_scale
+from metis_nb.agents import observe, policy, return_scale, value
 from metis_nb.spaces import Environment
+
+# Once a task is solved, advantages are small and all noise. Divided by their own spread alone they
+# would push as hard as ever; this share of the returns' spread is added to the divisor.
+ADVANTAGE_FLOOR = 0.1
 
 
 @dataclass
@@ -49,14 +54,15 @@ class PPO:
     Args:
         env: a `gymnasium.Env` or `gymnasium.vector.VectorEnv` with `Box` observations and
             `Discrete` or `Box` actions.
-        rollout_steps: environment steps between two updates, over all environments together.
-            More: steadier, slower learning. Usual: 256 to 8192.
+        rollout_steps: environment steps between two updates, over all environments together;
+            steps that only reset one are among them. More: steadier, slower learning. Usual:
+            256 to 8192.
         epochs: passes over each rollout. More use of the data, and further from the policy that
             gathered it. Usual: 3 to 20.
-        minibatch_size: steps for each gradient step. Usual: 64 to 1024.
+        minibatch_size: steps for each gradient step, about. Usual: 64 to 1024.
         learning_rate: of Adam. Usual: 1e-4 to 1e-3.
         gamma: discount of the future, per environment step.
-        gae_lambda: 0 trusts the critic after one step; 1 uses no critic but at the end.
+        gae_lambda: 0 trusts the critic after one step; 1 only at the end of a rollout.
         clip_range: epsilon of equation 7. The ratio of new to old probability gains nothing from
             leaving [1 - epsilon, 1 + epsilon].
         entropy_coefficient: c2 of equation 9, a bonus for staying random. Usual: 0 to 0.01.
@@ -81,7 +87,7 @@ class PPO:
     max_grad_norm: float = 0.5
     seed: int | None = None
 
-    # The numbers to watch, and where they are when all is well.
+    # The numbers to watch, and where we saw them when all was well.
     healthy: ClassVar = {
         "kl": (0.0, 0.03),
         "clip_fraction": (0.0, 0.3),
@@ -146,21 +152,9 @@ class PPO:
             pi = policy(actor, obs)
             action = pi.sample(generator=self.run.generator)
             step = view.step(action)
-            rows.append(
-                Rollout(
-                    obs=obs,
-                    action=action,
-                    log_prob=pi.log_prob(action),
-                    reward=step.reward,
-                    next_obs=step.next_obs,
-                    terminated=step.terminated,
-                    truncated=step.truncated,
-                    valid=step.valid,
-                )
-            )
-        rollout = training.stack(rows)
-        self.run.count_episodes(rollout)
-        return rollout
+            row = obs, action, pi.log_prob(action), step.reward, step.next_obs
+            rows.append(Rollout(*row, step.terminated, step.truncated, step.valid))
+        return training.stack(rows)
 
     @torch.no_grad()
     def advantages(self, critic: nn.Module, rollout: Rollout) -> tuple[Tensor, Tensor]:
@@ -171,9 +165,10 @@ class PPO:
         Returns:
             advantage (T, N), value_target (T, N) = advantage + V(s).
         """
-        value = critic(rollout.obs.flatten(0, 1)).view_as(rollout.reward)
-        next_value = critic(rollout.next_obs.flatten(0, 1)).view_as(rollout.reward)
-        delta = rollout.reward + self.gamma * next_value * ~rollout.terminated - value
+        shape = rollout.reward.shape
+        values = value(critic, rollout.obs.flatten(0, 1)).view(shape)
+        next_values = value(critic, rollout.next_obs.flatten(0, 1)).view(shape)
+        delta = rollout.reward + self.gamma * next_values * ~rollout.terminated - values
 
         same_episode = ~(rollout.terminated | rollout.truncated)  # as the step after this one
         advantage = torch.zeros_like(delta)
@@ -181,7 +176,7 @@ class PPO:
         for t in reversed(range(len(delta))):
             following = delta[t] + self.gamma * self.gae_lambda * same_episode[t] * following
             advantage[t] = following
-        return advantage, advantage + value
+        return advantage, advantage + values
 
     def ratio(self, pi: Distribution, action: Tensor, log_prob: Tensor) -> Tensor:
         """r(theta) = pi_new(a | s) / pi_old(a | s), shape (B,), through logarithms."""
@@ -193,8 +188,8 @@ class PPO:
         return -torch.min(ratio * advantage, clipped * advantage).mean()
 
     def critic_loss(self, critic: nn.Module, obs: Tensor, value_target: Tensor) -> Tensor:
-        """Half the squared error (equation 9) as a share of the returns' variance."""
-        error = (critic(obs) - value_target) / return_scale(critic)
+        """Half the mean squared error (equation 9), in standard deviations of the return."""
+        error = (value(critic, obs) - value_target) / return_scale(critic)
         return 0.5 * error.square().mean()
 
     def update(
@@ -208,31 +203,30 @@ class PPO:
         """`epochs` passes of gradient steps over one rollout, in shuffled minibatches.
 
         Returns:
-            Numbers to watch, each a mean over the last epoch.
+            Numbers to watch: means over the last epoch, and the explained variance of the value
+            targets before the update.
 
         Raises:
             FloatingPointError: a loss or gradient that is not finite.
         """
         adam = self.prepare(actor, critic)
-        valid = rollout.valid
-        obs, action, log_prob = rollout.obs[valid], rollout.action[valid], rollout.log_prob[valid]
-        advantage, value_target = advantage[valid], value_target[valid]
+        advantage, value_target = advantage[rollout.valid], value_target[rollout.valid]
+        batch, size = training.flatten(rollout), len(advantage)  # (B, ...), B
+        training.check_finite(self.run, value_target=value_target.abs().max())
         explained_variance = 1 - advantage.var() / value_target.var()
         observe(critic, returns=value_target)
-        # Once a task is solved, advantages are small and all noise. Divided by their own spread
-        # alone they would push as hard as ever; a tenth of the returns' spread keeps them small.
-        spread = advantage.std() + 0.1 * return_scale(critic)
+        spread = advantage.std(correction=0) + ADVANTAGE_FLOOR * return_scale(critic) + 1e-8
         advantage = (advantage - advantage.mean()) / spread
 
         for _ in range(self.epochs):
             metrics = []
-            order = torch.randperm(len(obs), generator=self.run.generator, device=obs.device)
-            for i in order.tensor_split(max(1, len(obs) // self.minibatch_size)):
-                pi = policy(actor, obs[i])
-                ratio = self.ratio(pi, action[i], log_prob[i])
+            order = torch.randperm(size, generator=self.run.generator, device=advantage.device)
+            for i in order.tensor_split(max(1, round(size / self.minibatch_size))):
+                pi = policy(actor, batch.obs[i])
+                ratio = self.ratio(pi, batch.action[i], batch.log_prob[i])
                 entropy = pi.entropy().mean()
                 actor_loss = self.actor_loss(ratio, advantage[i])
-                critic_loss = self.critic_loss(critic, obs[i], value_target[i])
+                critic_loss = self.critic_loss(critic, batch.obs[i], value_target[i])
                 loss = actor_loss + critic_loss - self.entropy_coefficient * entropy
 
                 adam.zero_grad()
@@ -253,20 +247,23 @@ class PPO:
                         }
                     )
         # Only now: within an update, old and new policy see the same normalised observations.
-        observe(actor, obs)
-        observe(critic, obs)
+        observe(actor, batch.obs)
+        observe(critic, batch.obs)
         return training.mean(metrics) | {"explained_variance": explained_variance}
 
     def prepare(self, actor: nn.Module, critic: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of these networks; others than before start a new training."""
+        """The optimizer of these networks. Others than before start a new training."""
         self.actor, self.critic = actor, critic
 
-        def optimizers() -> dict[str, torch.optim.Optimizer]:
-            # As keys of a dict, parameters that both networks share are there once.
+        def state() -> training.State:
+            # As keys of a dict, parameters that both networks share are there once. eps is that of
+            # OpenAI's own PPO; fused does all parameters in one go.
             parameters = dict.fromkeys([*actor.parameters(), *critic.parameters()])
             return {"adam": torch.optim.Adam(parameters, self.learning_rate, eps=1e-5, fused=True)}
 
-        return self.run.bind(optimizers, actor=actor, critic=critic)["adam"]
+        adam = self.run.bind(state, actor=actor, critic=critic)["adam"]
+        adam.param_groups[0]["lr"] = self.learning_rate  # it may have changed since
+        return adam
 
     @property
     def history(self) -> training.History:
