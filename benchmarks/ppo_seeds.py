@@ -16,7 +16,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: each process has one core
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: each process has one core
 
 import gymnasium as gym
 import numpy as np
@@ -32,6 +32,7 @@ TASKS = {
     "Pendulum-v1": (-250, 300_000),
 }
 KINDS = {"16 environments": lambda task: envs.make(task, num_envs=16), "one environment": gym.make}
+KIND_NAMES = dict(zip(["vector", "single"], KINDS))  # as given to --kinds
 
 
 def run(task: str, kind: str, seed: int) -> dict:
@@ -53,6 +54,8 @@ def run(task: str, kind: str, seed: int) -> dict:
     within = steps - trainer.rollout_steps
     trainer.train(actor, critic, steps=within, callbacks=watch, progress=False)
     cpu_seconds = time.process_time() - begin
+    if trainer.run.stopped:  # by Ctrl-C, after the update under way: that is half a training
+        raise RuntimeError("interrupted: this run counts for nothing")
     returns = evaluate(env, actor, episodes=100)
     return {
         "task": task,
@@ -70,8 +73,8 @@ def table(results: list[dict]) -> tuple[str, bool]:
     """The results as Markdown, and whether every row has nine tenths of its seeds solved."""
     lines = [
         "| task (bar) | steps | trained on | solved | median return | worst "
-        "| CPU seconds | of them to the bar |",
-        "|---|--:|---|--:|--:|--:|--:|--:|",
+        "| CPU seconds | of them to the bar | steps to the bar |",
+        "|---|--:|---|--:|--:|--:|--:|--:|--:|",
     ]
     good = True
     for task, (bar, steps) in TASKS.items():
@@ -82,12 +85,15 @@ def table(results: list[dict]) -> tuple[str, bool]:
             returns = [r["return"] for r in rows]
             solved = sum(value >= bar for value in returns)
             good &= solved >= 0.9 * len(rows)
-            first = [r["cpu_seconds_to_bar"] or np.inf for r in rows]
+            # A run that never reached the bar counts as infinitely slow.
+            first_seconds = [r["cpu_seconds_to_bar"] or np.inf for r in rows]
+            first_steps = [r["steps_to_bar"] or np.inf for r in rows]
             lines.append(
                 f"| {task} ({bar}) | {steps:,} | {kind} | {solved} of {len(rows)} "
                 f"| {statistics.median(returns):.1f} | {min(returns):.1f} "
                 f"| {statistics.median(r['cpu_seconds'] for r in rows):.1f} "
-                f"| {statistics.median(first):.1f} |"
+                f"| {statistics.median(first_seconds):.1f} "
+                f"| {statistics.median(first_steps):,.0f} |"
             )
     return "\n".join(lines), good
 
@@ -95,8 +101,9 @@ def table(results: list[dict]) -> tuple[str, bool]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=10, help="seeds 0 .. N-1 (default 10)")
-    parser.add_argument("--jobs", type=int, default=1, help="processes at once, a core for each")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at once, a core for each")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--kinds", nargs="+", choices=KIND_NAMES, default=list(KIND_NAMES))
     parser.add_argument("--out", type=Path, default=Path("ppo_seeds.jsonl"))
     options = parser.parse_args()
 
@@ -104,20 +111,24 @@ def main() -> int:
     if options.out.exists():
         results = [json.loads(line) for line in options.out.read_text().splitlines()]
     done = {(r["task"], r["kind"], r["seed"]) for r in results}
-    wanted = [(t, k, s) for t in options.tasks for k in KINDS for s in range(options.seeds)]
+    kinds = [KIND_NAMES[name] for name in options.kinds]
+    wanted = [(t, k, s) for t in options.tasks for k in kinds for s in range(options.seeds)]
     with ProcessPoolExecutor(options.jobs) as pool, options.out.open("a") as file:
         futures = [pool.submit(run, *what) for what in wanted if what not in done]
-        for future in tqdm(as_completed(futures), total=len(futures), unit=" runs"):
-            results.append(future.result())
-            file.write(json.dumps(results[-1]) + "\n")
-            file.flush()
+        try:
+            for future in tqdm(as_completed(futures), total=len(futures), unit=" runs"):
+                results.append(future.result())
+                file.write(json.dumps(results[-1]) + "\n")
+                file.flush()
+        finally:  # after an error or Ctrl-C, start no more runs, which nobody would write down
+            pool.shutdown(cancel_futures=True)
 
     wanted_now = set(wanted)
     results = [r for r in results if (r["task"], r["kind"], r["seed"]) in wanted_now]
     text, good = table(results)
     print(text)
     for task in options.tasks:
-        for kind in KINDS:
+        for kind in kinds:
             rows = [r for r in results if (r["task"], r["kind"]) == (task, kind)]
             returns = [r["return"] for r in sorted(rows, key=lambda r: r["seed"])]
             print(f"{task}, {kind}, by seed: {returns}")

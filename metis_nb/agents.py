@@ -11,13 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium.spaces import Discrete
 from torch import Tensor, nn
 
-from metis_nb.spaces import ActionUnits, Environment, single_spaces
+from metis_nb import checkpoint
+from metis_nb.spaces import ActionUnits, Environment, SpacesOnly, name_of, single_spaces
 
 # --- the functions that people call -----------------------------------------------------------
 
@@ -61,9 +64,20 @@ def policy(actor: nn.Module, obs: Tensor) -> Categorical | Gaussian:
     """pi(. | obs) as a distribution over policy actions, one for each row of obs (B, *obs_shape).
 
     Looks through `DataParallel` and `DistributedDataParallel`, whose `forward` carries only
-    tensors: the actor's `forward` gives the parameters, its `distribution` makes them one.
+    tensors: the actor's `forward` gives the parameters, its `distribution` makes them one (with
+    `sample(generator=)`, as `Categorical` and `Gaussian` here have it).
+
+    Raises:
+        TypeError: the network has no `distribution`, so it is no actor.
     """
-    return unwrap(actor).distribution(actor(obs))
+    network = unwrap(actor)
+    if not hasattr(network, "distribution"):
+        raise TypeError(
+            f"actor is a {type(network).__name__} without a distribution(parameters) method; "
+            f"expected agents.actor(env). A network of your own goes in as agents.actor(env, "
+            f"body=...)."
+        )
+    return network.distribution(actor(obs))
 
 
 def value(critic: nn.Module, obs: Tensor) -> Tensor:
@@ -161,21 +175,47 @@ class Network(nn.Module):
         body: nn.Module | None,
     ):
         super().__init__()
-        obs_space, action_space = single_spaces(env)
+        self.obs_space, self.action_space = single_spaces(env)
         self.recipe = recipe(self.made_by, hidden_sizes, activation, body)
-        self.obs_statistics = RunningStatistics(obs_space.shape)
-        self.action_units = ActionUnits(action_space)
-        self.body = body or mlp(obs_space.shape, hidden_sizes, activation)
-        self.feature_size = feature_size(self.body, obs_space.shape)
+        obs_shape = self.obs_space.shape
+        self.obs_statistics = RunningStatistics(obs_shape)
+        self.action_units = ActionUnits(self.action_space)
+        self.body = body or mlp(obs_shape, hidden_sizes, activation)
+        self.feature_size = feature_size(self.body, obs_shape)
 
     def features(self, obs: Tensor) -> Tensor:
         return self.body(self.obs_statistics.normalize(obs))
 
 
-class CategoricalActor(Network):
-    """pi(a | s) for `Discrete` actions. `forward`: obs (B, *obs_shape) -> logits (B, n)."""
+class Actor(Network):
+    """What all actors here can do."""
 
     made_by = "actor"
+
+    def distribution(self, parameters: Any) -> Categorical | Gaussian:
+        """pi(. | s), from what `forward` gives."""
+        raise NotImplementedError
+
+    def mode(self, parameters: Any) -> Tensor:
+        """The best policy action, from what `forward` gives."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def act(self, obs: Tensor | np.ndarray) -> Any:
+        """The best actions, as `env.step` takes them: the most probable one, or the mean.
+
+        obs (B, *obs_shape) in, actions (B,) or (B, A) out: an array for an array, a tensor for a
+        tensor, of whatever float type and on whatever device.
+        """
+        device = device_of(self)
+        action = self.action_units.to_env(
+            self.mode(self(torch.as_tensor(obs, dtype=torch.float32, device=device)))
+        )
+        return self.action_units.to_numpy(action) if isinstance(obs, np.ndarray) else action
+
+
+class CategoricalActor(Actor):
+    """pi(a | s) for `Discrete` actions. `forward`: obs (B, *obs_shape) -> logits (B, n)."""
 
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
@@ -188,20 +228,16 @@ class CategoricalActor(Network):
     def distribution(self, logits: Tensor) -> Categorical:
         return Categorical(logits)
 
-    @torch.no_grad()
-    def act(self, obs: Tensor) -> Tensor:
-        """The most probable action, in the environment's numbering: (B, *obs_shape) -> (B,)."""
-        return self.action_units.to_env(self(obs).argmax(-1))
+    def mode(self, logits: Tensor) -> Tensor:
+        return logits.argmax(-1)
 
 
-class GaussianActor(Network):
+class GaussianActor(Actor):
     """pi(a | s) for `Box` actions, in units where [-1, 1] spans each dimension's bounds.
 
     `forward`: obs (B, *obs_shape) -> mean (B, A), log_std (B, A). The standard deviation is one
     learned number per action dimension, the same in every state.
     """
-
-    made_by = "actor"
 
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
@@ -216,10 +252,8 @@ class GaussianActor(Network):
         mean, log_std = parameters
         return Gaussian(mean, log_std.exp())
 
-    @torch.no_grad()
-    def act(self, obs: Tensor) -> Tensor:
-        """The mean action, within the environment's bounds: (B, *obs_shape) -> (B, A)."""
-        return self.action_units.to_env(self(obs)[0])
+    def mode(self, parameters: tuple[Tensor, Tensor]) -> Tensor:
+        return parameters[0]
 
 
 class Critic(Network):
@@ -238,9 +272,6 @@ class Critic(Network):
 
     def forward(self, obs: Tensor) -> Tensor:
         return self.return_statistics.denormalize(self.head(self.features(obs)).squeeze(-1))
-
-
-Actor = CategoricalActor | GaussianActor
 
 
 # --- what they are made of --------------------------------------------------------------------
@@ -313,16 +344,24 @@ def feature_size(body: nn.Module, obs_shape: Sequence[int]) -> int:
     Raises:
         ValueError: it maps them to something else.
     """
+    if not isinstance(body, nn.Module):
+        raise TypeError(f"body={body!r}; expected a torch.nn.Module, made (not a class).")
     parameter, training = next(body.parameters(), torch.zeros(())), body.training
+    expected = f"expected (B, F) float32 for observations {('B', *obs_shape)} float32"
     body.eval()  # so that trying it out leaves no trace in a batch norm
-    with torch.no_grad():
-        features = body(torch.zeros(2, *obs_shape, device=parameter.device))
-    body.train(training)
-    if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 2:
-        got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+    try:
+        with torch.no_grad():
+            features = body(torch.zeros(2, *obs_shape, device=parameter.device))
+    except Exception as error:
+        raise ValueError(f"body does not run: {expected}. It says: {error}") from error
+    finally:
+        body.train(training)
+    if not isinstance(features, Tensor):
+        raise ValueError(f"body gives a {type(features).__name__}; {expected}.")
+    if features.ndim != 2 or len(features) != 2 or features.dtype != torch.float32:
+        shape = ("B", *features.shape[1:])
         raise ValueError(
-            f"body maps observations of shape {(2, *obs_shape)} to {got}; expected features of "
-            f"shape (2, F). End it with torch.nn.Flatten()."
+            f"body gives {shape} {features.dtype}; {expected}. End it with torch.nn.Flatten()."
         )
     return features.shape[1]
 
@@ -346,6 +385,45 @@ def recipe(
     if body is not None or getattr(nn, activation.__name__, None) is not activation:
         return None
     return {"function": function, "hidden_sizes": sizes, "activation": activation.__name__}
+
+
+def check_fits(name: str, network: nn.Module, env: Environment) -> None:
+    """Refuse a network that was made for other spaces than those of `env`.
+
+    Raises:
+        ValueError: naming both. A network that is none of ours is taken as it comes.
+    """
+    inner, (obs_space, action_space) = unwrap(network), single_spaces(env)
+    if not isinstance(inner, Network):
+        return
+    fits = inner.obs_space.shape == obs_space.shape
+    if isinstance(inner, Actor):
+        fits = fits and inner.action_space == action_space
+    if not fits:
+        raise ValueError(
+            f"{name} was made for observations of shape {inner.obs_space.shape} and actions "
+            f"{inner.action_space}; {name_of(env)} has {obs_space.shape} and {action_space}. "
+            f"Make another: agents.{inner.made_by}(env)."
+        )
+
+
+def load(path: str | Path, name: str = "actor") -> Any:
+    """One network out of a file that a trainer saved, for use where there is no environment.
+
+        actor = agents.load("ppo.safetensors")
+        action = actor.act(obs[None])[0]  # one observation, a NumPy array
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, no such network in it, or one with a body of
+            your own: make that again and load the trainer.
+    """
+    state = checkpoint.read(path)
+    if state["recipes"].get(name) is None:
+        known = [name for name, recipe in state["recipes"].items() if recipe is not None]
+        raise ValueError(f"name={name!r}; {str(path)!r} holds {known} that can be made from it.")
+    network = make(state["recipes"][name], SpacesOnly(state["spaces"]))
+    network.load_state_dict(state["networks"][name])
+    return network.eval()
 
 
 def make(recipe: dict[str, Any], env: Environment) -> nn.Module:

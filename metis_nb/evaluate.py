@@ -43,6 +43,8 @@ def evaluate(
             f"such as agents.actor(env)."
         )
     network, device = agents.unwrap(actor), agents.device_of(actor)
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()  # no dropout; as it was, afterwards
     generator = torch.Generator(device).manual_seed(seed)
     games = [envs.original(env) for _ in range(episodes)]
     units = ActionUnits(single_spaces(games[0])[1]).to(device)
@@ -65,4 +67,6 @@ def evaluate(
             if terminated or truncated:
                 running.remove(index)
                 games[index].close()
+    for module, mode in modes:
+        module.training = mode
     return returns

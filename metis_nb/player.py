@@ -420,11 +420,12 @@ def _rendering_copy(env: Any) -> gym.Env:
     """The environment behind `env`, made afresh so that it draws pictures."""
     game = original(env, render_mode="rgb_array")
     modes = game.metadata.get("render_modes", [])
-    if "rgb_array" not in modes:
+    if "rgb_array" not in modes or game.render_mode != "rgb_array":
         game.close()
         raise ValueError(
-            f"env is {env}, which draws no pictures: its render modes are {modes}, and play needs "
-            f'"rgb_array".'
+            f"env is {env}, which draws no pictures: its render modes are {modes}, its render_mode "
+            f'is {game.render_mode!r}, and play needs "rgb_array". Make it with '
+            f'render_mode="rgb_array".'
         )
     return game
 

@@ -7,6 +7,8 @@ action* is what `env.step` takes. `ActionUnits` turns one into the other, in one
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
 import torch
@@ -57,6 +59,32 @@ def name_of(env: Environment) -> str:
     """The environment's registered id, or its class name where it has none."""
     spec = getattr(env, "spec", None)
     return spec.id if spec is not None else type(env).__name__
+
+
+def describe(env: Environment) -> dict[str, Any]:
+    """The spaces of one (sub-)environment as plain data, for a file."""
+    obs_space, action_space = single_spaces(env)
+    return {"observation": _describe(obs_space), "action": _describe(action_space)}
+
+
+def _describe(space: Box | Discrete) -> dict[str, Any]:
+    if isinstance(space, Discrete):
+        return {"n": int(space.n), "start": int(space.start)}
+    return {"low": space.low, "high": space.high, "dtype": str(space.dtype)}
+
+
+class SpacesOnly(gym.Env):
+    """What `describe` described: an environment of spaces, to make networks for."""
+
+    def __init__(self, spaces: dict[str, Any]):
+        self.observation_space = self._space(spaces["observation"])
+        self.action_space = self._space(spaces["action"])
+
+    @staticmethod
+    def _space(about: dict[str, Any]) -> Box | Discrete:
+        if "n" in about:
+            return Discrete(about["n"], start=about["start"])
+        return Box(about["low"], about["high"], dtype=np.dtype(about["dtype"]).type)
 
 
 class ActionUnits(nn.Module):

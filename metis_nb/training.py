@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from metis_nb import agents, checkpoint
 from metis_nb.envs import TensorView
-from metis_nb.spaces import Environment, name_of, single_spaces
+from metis_nb.spaces import Environment, SpacesOnly, describe, name_of, single_spaces
 
 # A callback is any function of the trainer, called after every update. Returning True stops.
 Callback = Callable[[Any], bool | None]
@@ -43,8 +43,8 @@ class History(list):
     """One row (a dict of numbers) for every update, in order. `history["return"]` is a column.
 
     Every row has `steps` (environment steps so far), `seconds` (of training so far), `episodes`
-    (ended so far) and, once an episode has ended, `return` and `length`: means over the last 20
-    episodes. The rest are the trainer's own diagnostics.
+    (ended so far), `return` and `length` (means over the last 20 episodes; nan before the first).
+    The rest are the trainer's own diagnostics.
 
     `episodes` holds one (steps, return, length) for every finished episode.
     """
@@ -125,6 +125,7 @@ class Run:
                     f"{name} is a {type(network).__name__}; expected a torch.nn.Module, such as "
                     f"agents.{name}(env)."
                 )
+            agents.check_fits(name, network, self.env)
         devices = {name: str(agents.device_of(network)) for name, network in networks.items()}
         if len(set(devices.values())) > 1:
             where = ", ".join(f"{name} is on {device}" for name, device in devices.items())
@@ -201,10 +202,12 @@ class Run:
             raise ValueError(f"steps={steps!r}; expected a whole number above 0, such as 100_000.")
         callbacks = [callbacks] if callable(callbacks) else list(callbacks)
         for callback in callbacks:
-            if not callable(callback):
+            if not callable(callback) or isinstance(callback, type):
+                what = "the class" if isinstance(callback, type) else "a"
+                name = getattr(callback, "__name__", type(callback).__name__)
                 raise TypeError(
-                    f"callbacks holds a {type(callback).__name__}; expected functions of the "
-                    f"trainer, such as lambda trainer: trainer.history[-1]['return'] > 475."
+                    f"callbacks holds {what} {name}; expected functions of the trainer, such as "
+                    f"callbacks.stop_at(475) or lambda trainer: trainer.run.steps > 10_000."
                 )
         self._trainer, self._callbacks = trainer, callbacks
         self._goal, self.stopped = self.steps + steps, False
@@ -233,16 +236,17 @@ class Run:
         now = time.perf_counter()
         self.seconds, self._clock = self.seconds + now - self._clock, now
         row = {"steps": self.steps, "seconds": self.seconds, "episodes": len(self.history.episodes)}
-        if self.history.episodes:
-            recent = self.history.episodes[-RECENT:]
-            row["return"] = sum(episode[1] for episode in recent) / len(recent)
-            row["length"] = sum(episode[2] for episode in recent) / len(recent)
+        recent = self.history.episodes[-RECENT:]
+        for name, column in (("return", 1), ("length", 2)):
+            values = [episode[column] for episode in recent]
+            row[name] = sum(values) / len(values) if values else math.nan
         self.history.append(row | {name: float(value) for name, value in numbers.items()})
-        if "return" in row:
+        if recent:
             self._bar.set_postfix_str(f"return {row['return']:.1f}", refresh=False)
         self._bar.update(min(self.steps, self._goal) - self._bar.n)
         for callback in self._callbacks:
-            if callback(self._trainer):
+            # True alone: a function that happens to return something goes on.
+            if callback(self._trainer) in (True, np.True_) and self.unfinished:
                 self.stop()
         self._clock = time.perf_counter()  # callbacks are not training time
 
@@ -333,6 +337,7 @@ def save(trainer: Any, path: str | Path) -> None:
     state = {
         "trainer": type(trainer).__name__,
         "environment": name_of(run.env),
+        "spaces": describe(run.env),
         "hyperparameters": hyperparameters(trainer),
         "recipes": {name: getattr(net, "recipe", None) for name, net in networks.items()},
         "networks": {name: dict(net.state_dict()) for name, net in networks.items()},
@@ -357,6 +362,13 @@ def load(kind: type[T], path: str | Path, env: Environment, **given: nn.Module |
             f"path={str(path)!r} holds a {state['trainer']} trainer; expected a {kind.__name__}. "
             f"Use {state['trainer']}.load."
         )
+    saved = SpacesOnly(state["spaces"])
+    if single_spaces(saved) != single_spaces(env):
+        raise ValueError(
+            f"path={str(path)!r} was trained on {state['environment']} with the spaces "
+            f"{saved.observation_space} and {saved.action_space}; env={name_of(env)} has others: "
+            f"{' and '.join(map(str, single_spaces(env)))}."
+        )
     trainer: Any = kind(env, **state["hyperparameters"])  # type: ignore[call-arg]
     networks: dict[str, nn.Module] = {}
     for name, recipe in state["recipes"].items():
@@ -369,13 +381,7 @@ def load(kind: type[T], path: str | Path, env: Environment, **given: nn.Module |
                 )
             network = agents.make(recipe, env)
         networks[name] = network
-        try:
-            agents.unwrap(network).load_state_dict(state["networks"][name])
-        except RuntimeError as error:
-            raise ValueError(
-                f"path={str(path)!r} holds networks for {state['environment']} that do not fit "
-                f"env={name_of(env)}: {error}"
-            ) from error
+        agents.unwrap(network).load_state_dict(state["networks"][name])
     trainer.prepare(**networks)
     run: Run = trainer.run
     for name, part in run.state.items():

@@ -178,8 +178,40 @@ def test_a_body_of_your_own():
 
 def test_a_body_that_does_not_fit_is_named():
     image = Box(0, 255, (3, 16, 16), np.uint8)
-    with pytest.raises(ValueError, match=r"body maps .* \(2, 4, 7, 7\).*Flatten"):
+    with pytest.raises(
+        ValueError, match=r"body gives \('B', 4, 7, 7\).*expected \(B, F\).*Flatten"
+    ):
         agents.actor(Spaces(image, Discrete(2)), body=nn.Conv2d(3, 4, 3, stride=2))
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "match"),
+    [
+        (nn.Linear(7, 8), ValueError, r"body does not run: .*\('B', 3\).*It says"),
+        (nn.Linear(3, 8).double(), ValueError, "body does not run"),
+        (nn.LSTM(3, 8), ValueError, "body gives a tuple"),
+        (nn.Linear, TypeError, "not a class"),
+        (lambda obs: obs, TypeError, "expected a torch.nn.Module"),
+    ],
+)
+def test_other_bodies_that_do_not_fit_are_named(body, error, match):
+    with pytest.raises(error, match=match):
+        agents.critic(Spaces(OBS, Discrete(2)), body=body)
+
+
+def test_act_takes_what_gymnasium_gives():
+    actor = agents.actor(Spaces(OBS, WIDE))
+    obs = np.random.default_rng(0).normal(size=(5, 3))  # float64
+    action = actor.act(obs)
+    assert isinstance(action, np.ndarray)
+    assert action.dtype == WIDE.dtype
+    tensor = actor.act(torch.as_tensor(obs))
+    assert np.allclose(action, tensor.numpy())
+
+
+def test_a_network_that_is_no_actor_is_named():
+    with pytest.raises(TypeError, match=r"actor is a Critic without a distribution.*body="):
+        agents.policy(agents.critic(Spaces(OBS, WIDE)), torch.zeros(1, 3))
 
 
 def test_trying_out_a_body_leaves_no_trace():

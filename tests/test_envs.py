@@ -321,10 +321,29 @@ def test_original_keeps_arguments_and_wrappers():
     assert envs.original(wrapped).spec.max_episode_steps == 30
 
 
+def test_original_of_an_unregistered_environment_is_a_copy():
+    env = gym.wrappers.TimeLimit(Scripted(), 3)
+    env.reset()
+    env.step(0)
+    made = envs.original(env)
+    assert made.unwrapped is not env.unwrapped
+    made.reset()
+    assert env.unwrapped.count == 1  # left alone
+    assert isinstance(envs.original(SyncVectorEnv([Scripted] * 2)), Scripted)
+
+
+def test_an_environment_need_not_know_render_mode():
+    gym.register("test/Scripted-v0", entry_point=Scripted)
+    try:
+        assert isinstance(envs.original("test/Scripted-v0").unwrapped, Scripted)
+    finally:
+        del gym.registry["test/Scripted-v0"]
+
+
 @pytest.mark.parametrize(
     ("env", "error", "match"),
     [
-        (Scripted(), ValueError, "has no spec"),
+        (TorchVector(), ValueError, "has no spec.*gymnasium.register"),
         ("NoSuchTask-v0", ValueError, "NoSuchTask"),
         (3, TypeError, "env is 3"),
     ],

@@ -81,6 +81,11 @@ def spoil_title(notebook):
     notebook.cells[0].source = "Title"
 
 
+def spoil_title_by_a_comment(notebook):
+    notebook.cells = notebook.cells[1:]
+    notebook.cells[0].source = "# Title"
+
+
 def spoil_widgets(notebook):
     notebook.metadata["widgets"] = {}
 
@@ -109,6 +114,14 @@ def spoil_path_in_source(notebook):
     notebook.cells[0].source += "\nopen C:\\Users\\someone"
 
 
+def spoil_path_of_a_file_address(notebook):
+    notebook.cells[0].source += "\n[x](file:///home/someone)"
+
+
+def spoil_path_with_forward_slashes(notebook):
+    notebook.cells[0].source += "\nopen C:/Users/someone"
+
+
 def spoil_type(notebook):
     notebook.cells[1].outputs = [
         new_output("display_data", data={"image/webp": "", "text/plain": ""})
@@ -117,6 +130,22 @@ def spoil_type(notebook):
 
 def spoil_text(notebook):
     notebook.cells[1].outputs = [new_output("display_data", data={"image/png": ""})]
+
+
+def spoil_text_by_a_blank(notebook):
+    notebook.cells[1].outputs = [
+        new_output("display_data", data={"image/png": "", "text/plain": " "})
+    ]
+
+
+def spoil_html(notebook):
+    notebook.cells[1].outputs = [
+        new_output("display_data", data={"text/html": "x" * 20_001, "text/plain": "x"})
+    ]
+
+
+def spoil_length_of_last(notebook):
+    notebook.cells[1].source = "pass\n" * 130
 
 
 def spoil_size(notebook):
@@ -129,15 +158,21 @@ def spoil_size(notebook):
         (spoil_counts, "execution counts are [7]"),
         (spoil_source, "run `make notebooks`"),
         (spoil_title, "the first cell is a title"),
+        (spoil_title_by_a_comment, "the first cell is a title"),
         (spoil_widgets, "metadata.widgets"),
         (spoil_empty, "cell 3: is empty"),
         (spoil_length, "has 42 lines; at most 40"),
+        (spoil_length_of_last, "has 131 lines; at most 130"),
         (spoil_error, "holds an error: ValueError"),
         (spoil_stderr, "holds a warning"),
         (spoil_path, "shows a folder of one machine: /home/someone"),
         (spoil_path_in_source, "names a folder of one machine"),
+        (spoil_path_of_a_file_address, "names a folder of one machine"),
+        (spoil_path_with_forward_slashes, "names a folder of one machine"),
         (spoil_type, "type image/webp"),
         (spoil_text, "without text"),
+        (spoil_text_by_a_blank, "without text"),
+        (spoil_html, "more than 20 kB of HTML"),
         (spoil_size, "1.0 MB; at most 1"),
     ],
 )
@@ -149,7 +184,7 @@ def test_each_check_can_fail(spoil, message, tmp_path):
 
 def test_web_addresses_are_no_folders(tmp_path):
     notebook = good_notebook()
-    notebook.cells[0].source += "\n[x](https://example.org/home/someone) and/or a/tmp/b"
+    notebook.cells[0].source += "\n[x](https://example.org/home/someone) and/or a/tmp/b ~/tmp/c"
     assert found(notebook, tmp_path) == ""
 
 
@@ -157,6 +192,21 @@ def test_something_that_is_no_notebook(tmp_path):
     path = tmp_path / "notebook.ipynb"
     path.write_text("{}")
     assert "not a valid notebook" in "\n".join(check_notebooks.problems(path))
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    assert "cannot be read" in "\n".join(check_notebooks.problems(tmp_path / "none.ipynb"))
+
+
+def test_the_command_names_file_and_cell(tmp_path, capsys):
+    path = tmp_path / "notebook.ipynb"
+    notebook = good_notebook()
+    nbformat.write(notebook, path)
+    assert check_notebooks.main([str(path)]) == 0
+    spoil_stderr(notebook)
+    nbformat.write(notebook, path)
+    assert check_notebooks.main([str(path)]) == 1
+    assert capsys.readouterr().out.startswith(f"{path}: cell 2: holds a warning")
 
 
 # --- building ------------------------------------------------------------------------------------
@@ -192,6 +242,72 @@ def test_a_notebook_that_fails_is_left_as_it_was(tmp_path, capsys):
     assert build_notebooks.build(path) == 1
     assert path.read_bytes() == before
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("import time; time.sleep(60)", "timed out"),
+        ("import os; os._exit(1)", "Kernel died"),
+        ("raise ValueError('y' * 5000)", "raise ValueError('y' * 5000)"),  # a long traceback
+    ],
+)
+def test_however_a_cell_fails_the_cell_is_shown(source, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(build_notebooks, "CELL_TIMEOUT", 5)
+    path = tmp_path / "notebook.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell(source)]), path)
+    before = path.read_bytes()
+    assert build_notebooks.main([str(path)]) == 1
+    assert path.read_bytes() == before
+    told = capsys.readouterr().err
+    assert said in told
+    assert f"this cell failed\n\n{source}" in told
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("10%\r20%\n", "20%\n"),
+        ("loading\r       \rdone\n", "done\n"),
+        ("abcdef\rxy\n", "xycdef\n"),
+        ("still there\r", "still there"),
+        ("from Windows\r\nnext\n", "from Windows\nnext\n"),
+        ("two spaces  \n", "two spaces  \n"),
+    ],
+)
+def test_carriage_returns_do_what_a_terminal_does(written, shown):
+    assert build_notebooks.as_on_a_terminal(written) == shown
+
+
+def test_normalising_keeps_what_code_hosts_draw_and_nothing_twice_different():
+    widget = {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "a slider"}
+    large = {"text/html": "x" * 20_001, "image/png": "", "text/plain": "<x at 0x7F1a>"}
+    cell = new_code_cell("1", metadata={"tags": ["kept"], "scrolled": True})
+    cell.outputs = [
+        new_output("stream", name="stdout", text="<object at 0x7f1a>\n"),
+        new_output("stream", name="stderr", text="a warning"),
+        new_output("display_data", data=widget),
+        new_output("stream", name="stdout", text="more\n"),
+        new_output("display_data", data=large, metadata={"width": 1}),
+        new_output("display_data", data={"text/html": "<b>f at 0x7f1a</b>", "text/plain": "f"}),
+    ]
+    notebook = new_notebook(cells=[new_markdown_cell("# Title"), cell])
+    notebook.metadata.update(colab={"provenance": []}, widgets={}, authors=[])
+    assert [*build_notebooks.dropped(notebook)] == [
+        "cell 2 warned: a warning",
+        "cell 2: HTML above 20 kB is not stored",
+    ]
+    build_notebooks.normalise(notebook)
+    stream, picture, html = notebook.cells[1].outputs
+    assert stream.text == "<object>\nmore\n"
+    assert picture.data == {"image/png": "", "text/plain": "<x>"}
+    assert picture.metadata == {}
+    assert html.data["text/html"] == "<b>f</b>"
+    assert notebook.cells[1].metadata == {"tags": ["kept"]}
+    assert set(notebook.metadata) == {"colab", "kernelspec", "language_info", "metis_nb"}
+    once = nbformat.writes(notebook)
+    build_notebooks.normalise(notebook)
+    assert nbformat.writes(notebook) == once
 
 
 # --- what a reader takes home --------------------------------------------------------------------

@@ -361,7 +361,7 @@ def _double(reward):
         (3, TypeError, "env is 3, which is no environment.*gymnasium.make"),
         ("NoSuchTask-v0", ValueError, "env is NoSuchTask-v0.*NoSuchTask"),
         ("Blind-v0", ValueError, "env is Blind-v0, which draws no pictures.*rgb_array"),
-        (Dots(), ValueError, "no spec.*gymnasium.make"),
+        (Dots(), ValueError, "draws no pictures.*Make it with render_mode"),
         (
             gym.wrappers.vector.NormalizeObservation(gym.make_vec("CartPole-v1", 2)),
             ValueError,

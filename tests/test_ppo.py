@@ -390,7 +390,7 @@ def test_a_file_for_another_environment_is_named(tmp_path):
     trainer, actor, critic = small(gym.make("CartPole-v1"))
     trainer.train(actor, critic, steps=128)
     trainer.save(tmp_path / "file")
-    with pytest.raises(ValueError, match="CartPole-v1 that do not fit env=Acrobot-v1"):
+    with pytest.raises(ValueError, match=r"trained on CartPole-v1 .*env=Acrobot-v1 has"):
         PPO.load(tmp_path / "file", gym.make("Acrobot-v1"))
 
 
@@ -613,3 +613,48 @@ def test_a_compiled_network_is_looked_through():
     actor = agents.actor(env)
     assert agents.unwrap(nn.DataParallel(Compiled(actor))) is actor
     PPO(env, rollout_steps=128).train(Compiled(actor), agents.critic(env), steps=128)
+
+
+def test_networks_of_another_environment_are_named():
+    env = gym.make("Pendulum-v1")
+    other = gym.make("CartPole-v1")
+    with pytest.raises(ValueError, match=r"actor was made for .*\(4,\).*Pendulum-v1 has \(3,\)"):
+        PPO(env).train(agents.actor(other), agents.critic(env), steps=128)
+    with pytest.raises(ValueError, match=r"critic was made for"):
+        PPO(env).train(agents.actor(env), agents.critic(other), steps=128)
+
+
+def test_a_learning_rate_that_fell_to_zero_can_be_loaded(tmp_path):
+    trainer, actor, critic = small(gym.make("CartPole-v1"))
+
+    def anneal(trainer):
+        trainer.learning_rate = 1e-3 * max(0, 1 - trainer.run.steps / 256)
+
+    trainer.train(actor, critic, steps=256, callbacks=anneal)
+    trainer.save(tmp_path / "file")
+    assert PPO.load(tmp_path / "file", trainer.env).learning_rate == 0
+    trainer.learning_rate = -1.0
+    with pytest.raises(ValueError, match=r"learning_rate=-1.0; expected"):
+        trainer.train(actor, critic, steps=128)
+
+
+def test_an_actor_can_be_had_without_the_environment(tmp_path):
+    env = gym.make("Pendulum-v1")
+    trainer, actor, critic = small(env)
+    trainer.train(actor, critic, steps=128)
+    trainer.save(tmp_path / "file")
+    obs = np.ones((2, 3))
+    assert np.array_equal(agents.load(tmp_path / "file").act(obs), actor.act(obs))
+    value = agents.load(tmp_path / "file", "critic")(torch.ones(2, 3))
+    assert torch.equal(value, critic(torch.ones(2, 3)))
+    with pytest.raises(ValueError, match=r"name='policy'; .*\['actor', 'critic'\]"):
+        agents.load(tmp_path / "file", "policy")
+
+
+def test_other_bounds_are_not_taken_for_the_same(tmp_path):
+    trainer, actor, critic = small(gym.make("Pendulum-v1"))
+    trainer.train(actor, critic, steps=128)
+    trainer.save(tmp_path / "file")
+    other = gym.wrappers.RescaleAction(gym.make("Pendulum-v1"), -1.0, 1.0)
+    with pytest.raises(ValueError, match="has others"):
+        PPO.load(tmp_path / "file", other)

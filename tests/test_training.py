@@ -11,11 +11,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from gymnasium.vector import SyncVectorEnv
 
 import metis_nb
 from metis_nb import PPO, agents, callbacks, envs, evaluate, plots
-from tests.scripted import EPISODES, Scripted, in_every_mode
+from tests.scripted import EPISODES, Scripted, TorchVector, in_every_mode
 
 
 def small(env, **kwargs):
@@ -65,6 +64,28 @@ def test_a_callback_sees_every_update_and_can_stop():
 
     trainer.train(actor, critic, steps=10_000, callbacks=callback)
     assert seen == [128, 256, 384]
+
+
+def test_a_callback_that_returns_something_else_goes_on():
+    trainer, actor, critic = small(gym.make("CartPole-v1"))
+    trainer.train(actor, critic, steps=300, callbacks=lambda trainer: "a string")
+    assert trainer.run.steps == 384
+    trainer.train(actor, critic, steps=300, callbacks=lambda trainer: np.True_)
+    assert trainer.run.steps == 512
+
+
+def test_a_class_is_no_callback():
+    trainer, actor, critic = small(gym.make("CartPole-v1"))
+    with pytest.raises(TypeError, match=r"the class stop_at; expected .*stop_at\(475\)"):
+        trainer.train(actor, critic, steps=128, callbacks=callbacks.stop_at)
+
+
+def test_history_has_all_columns_from_the_first_row():
+    trainer, actor, critic = small(gym.make("MountainCar-v0"))
+    history = trainer.train(actor, critic, steps=256)
+    assert np.isnan(history["return"][0])
+    assert history["return"][1] == -200
+    assert history[0].keys() == history[1].keys()
 
 
 def test_stop_at_stops_at_the_return():
@@ -212,6 +233,22 @@ def test_evaluate_is_what_a_plain_loop_gives():
     assert np.allclose(evaluate(env, actor, episodes=4, seed=3), by_hand, rtol=1e-4)
 
 
+def test_evaluate_takes_environments_of_your_own():
+    actor = agents.actor(Scripted())
+    returns = evaluate(gym.wrappers.TimeLimit(Scripted(), 2), actor, episodes=3)
+    assert np.allclose(returns, returns[0])
+    assert len(returns) == 3
+
+
+def test_evaluate_switches_dropout_off_and_on_again():
+    env = gym.make("CartPole-v1")
+    body = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.Dropout(0.5))
+    actor = agents.actor(env, body=body)
+    one, two = (evaluate(env, actor, episodes=5) for _ in range(2))
+    assert np.array_equal(one, two)
+    assert actor.training
+
+
 def test_evaluate_samples_if_asked_to():
     env = envs.make("Pendulum-v1", num_envs=2)
     actor = agents.actor(env)
@@ -228,7 +265,7 @@ def test_evaluate_samples_if_asked_to():
     [
         (dict(episodes=0), ValueError, "episodes=0"),
         (dict(actor=torch.nn.Linear(4, 2)), TypeError, r"without an act\(obs\) method"),
-        (dict(env=SyncVectorEnv([Scripted])), ValueError, "no spec"),
+        (dict(env=TorchVector()), ValueError, "no spec"),
     ],
 )
 def test_bad_arguments_of_evaluate_are_named(arguments, error, match):

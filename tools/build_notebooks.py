@@ -11,12 +11,13 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
-from check_notebooks import MIME_TYPES, ROOT, problems, source_hash
+from check_notebooks import MAX_HTML_BYTES, MIME_TYPES, ROOT, problems, source_hash
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from tqdm import tqdm
 
@@ -33,8 +34,27 @@ def main(arguments: list[str]) -> int:
 def build(path: Path) -> int:
     """Run, normalise and write one notebook. 0 where all is well."""
     notebook = nbformat.read(path, as_version=4)
-    code = sum(cell.cell_type == "code" for cell in notebook.cells)
     begin = time.perf_counter()
+    failure = execute(notebook, path)
+    if failure:
+        print(f"{path} is left as it was: {failure}", file=sys.stderr)
+        return 1
+    for remark in dropped(notebook):  # its author should know
+        print(f"{path.name}: {remark}", file=sys.stderr)
+    normalise(notebook)
+    draft = path.with_suffix(".draft")
+    draft.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8", newline="\n")
+    os.replace(draft, path)
+    found = list(problems(path))
+    print(f"{path.name}: {time.perf_counter() - begin:.0f} s, {path.stat().st_size // 1000} kB")
+    print(*(f"  {problem}" for problem in found), sep="\n", end="\n" if found else "")
+    return 1 if found else 0
+
+
+def execute(notebook: NotebookNode, path: Path) -> str:
+    """Run all cells, in place, in the folder of `path`. Says what went wrong; "" is all well."""
+    code = sum(cell.cell_type == "code" for cell in notebook.cells)
+    running: list[NotebookNode] = []
     with tqdm(total=code, desc=path.name, unit=" cells") as bar:
         client = NotebookClient(
             notebook,
@@ -43,25 +63,27 @@ def build(path: Path) -> int:
             resources={"metadata": {"path": str(path.parent)}},
             store_widget_state=False,
             record_timing=False,
+            on_cell_start=lambda cell, **_: running.append(cell),
             on_cell_executed=lambda **_: bar.update(),
         )
         try:
             client.execute()
-        except CellExecutionError as error:
-            print(f"{path} is left as it was: {str(error)[-3000:]}", file=sys.stderr)
-            return 1
-    for cell in notebook.cells:
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+            # The end of a long traceback says most, but not which cell it came from.
+            source = running[-1].source if running else ""
+            return f"this cell failed\n\n{source}\n\n{str(error)[-3000:]}"
+    return ""
+
+
+def dropped(notebook: NotebookNode) -> Iterator[str]:
+    """What `normalise` will drop although a reader of the running notebook would see it."""
+    for number, cell in enumerate(notebook.cells, 1):
         for output in cell.get("outputs", []):
-            if output.get("name") == "stderr":  # dropped, but its author should know
-                print(f"{path.name} warned: {output.text.strip()}", file=sys.stderr)
-    normalise(notebook)
-    draft = path.with_suffix(".draft")
-    draft.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
-    os.replace(draft, path)
-    found = list(problems(path))
-    print(f"{path.name}: {time.perf_counter() - begin:.0f} s, {path.stat().st_size // 1000} kB")
-    print(*(f"  {problem}" for problem in found), sep="\n", end="\n" if found else "")
-    return 1 if found else 0
+            if output.get("name") == "stderr":
+                yield f"cell {number} warned: {output.text.strip()}"
+            for kind, value in output.get("data", {}).items():
+                if kind == "text/html" and not fits(kind, value):
+                    yield f"cell {number}: HTML above {MAX_HTML_BYTES // 1000} kB is not stored"
 
 
 def normalise(notebook: NotebookNode) -> None:
@@ -99,11 +121,12 @@ def outputs(raw: list[NotebookNode], count: int) -> list[NotebookNode]:
             else:
                 kept.append(output)
         elif output.output_type in ("display_data", "execute_result"):
-            data = {kind: value for kind, value in output.data.items() if kind in MIME_TYPES}
+            data = {kind: value for kind, value in output.data.items() if fits(kind, value)}
             if not data or "application/vnd.jupyter.widget-view+json" in output.data:
                 continue
-            if "text/plain" in data:
-                data["text/plain"] = re.sub(r" at 0x[0-9a-f]+", "", data["text/plain"])
+            for kind in data:
+                if kind.startswith("text/"):
+                    data[kind] = without_addresses(data[kind])
             output.data, output.metadata = nbformat.from_dict(data), nbformat.from_dict({})
             output.pop("transient", None)
             if output.output_type == "execute_result":
@@ -113,13 +136,30 @@ def outputs(raw: list[NotebookNode], count: int) -> list[NotebookNode]:
             kept.append(output)
     for output in kept:
         if output.output_type == "stream":
-            output.text = as_on_a_terminal(output.text)
+            output.text = without_addresses(as_on_a_terminal(output.text))
     return [output for output in kept if output.get("text", "x").strip()]
+
+
+def fits(kind: str, value: str) -> bool:
+    """Whether a notebook stores such an output."""
+    if kind == "text/html" and len(value.encode()) > MAX_HTML_BYTES:
+        return False
+    return kind in MIME_TYPES
+
+
+def without_addresses(text: str) -> str:
+    """<object at 0x7f12ab> -> <object>: where it lay in memory differs from run to run."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
 def as_on_a_terminal(text: str) -> str:
     """What is left on the screen after carriage returns: of a progress bar, its last state."""
-    lines = [line.split("\r")[-1].rstrip() if "\r" in line else line for line in text.split("\n")]
+    lines = []
+    for line in text.split("\n"):
+        shown = ""
+        for part in line.split("\r"):
+            shown = part + shown[len(part) :]  # writes over what is there, and no further
+        lines.append(shown.rstrip() if "\r" in line else line)
     return "\n".join(lines)
 
 

@@ -18,6 +18,7 @@ from nbformat import NotebookNode
 ROOT = Path(__file__).resolve().parents[1]
 
 MAX_BYTES = 1_000_000  # beyond, code hosts no longer draw a notebook
+MAX_HTML_BYTES = 20_000  # of one output
 MAX_LINES, MAX_LINES_OF_LAST = 40, 130
 # What code hosts draw, and the player's page.
 MIME_TYPES = {
@@ -27,9 +28,11 @@ MIME_TYPES = {
     "text/markdown",
     "text/plain",
 }
-# A folder of somebody's machine, in a source or an output; not a part of a web address.
+# A folder of somebody's machine, in a source or an output; not a part of a web address or of a
+# relative path.
 MACHINE_PATH = re.compile(
-    r"(?<![\w.:/-])/(?:home|Users|root|work|tmp|opt|mnt|var)/[\w.-]+|\b[A-Z]:\\+Users\\"
+    r"(?:file://|(?<![\w.:/~-]))/(?:home|Users|root|work|tmp|opt|mnt|var)/[\w.-]*"
+    r"|\b[A-Z]:[\\/]+Users[\\/]"
 )
 
 
@@ -42,7 +45,11 @@ def main(arguments: list[str]) -> int:
 
 def problems(path: Path) -> Iterator[str]:
     """What is wrong with the notebook at `path`."""
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        yield f"cannot be read: {error}"
+        return
     if len(text.encode()) > MAX_BYTES:
         yield f"{len(text.encode()) / 1e6:.1f} MB; at most {MAX_BYTES / 1e6:.0f}"
     try:
@@ -54,7 +61,9 @@ def problems(path: Path) -> Iterator[str]:
 
     if "widgets" in notebook.metadata:
         yield "metadata.widgets is stored: code hosts refuse to draw it"
-    if not notebook.cells or not notebook.cells[0].source.startswith("# "):
+    first = notebook.cells[0] if notebook.cells else None
+    # In a code cell, '# ...' would be a comment.
+    if first is None or first.cell_type != "markdown" or not first.source.startswith("# "):
         yield "cell 1: the first cell is a title, '# ...'"
     if notebook.metadata.get("metis_nb", {}).get("source") != source_hash(notebook):
         yield "the outputs are not those of this code: run `make notebooks`"
@@ -87,7 +96,9 @@ def cell_problems(cell: NotebookNode, is_last: bool) -> Iterator[str]:
         data = output.get("data", {})
         for kind in sorted(set(data) - MIME_TYPES):
             yield f"holds an output of type {kind}, which is not drawn everywhere"
-        if data and "text/plain" not in data:
+        if len(data.get("text/html", "").encode()) > MAX_HTML_BYTES:
+            yield f"holds more than {MAX_HTML_BYTES // 1000} kB of HTML in one output"
+        if data and not data.get("text/plain", "").strip():
             yield "holds an output without text for those who see no pictures"
         texts = [output.get("text", "")]
         texts += [value for kind, value in data.items() if kind.startswith("text/")]

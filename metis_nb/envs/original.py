@@ -19,15 +19,21 @@ FILM_WRAPPERS = ("HumanRendering", "RenderCollection", "RecordVideo")
 def original(env: gym.Env | gym.vector.VectorEnv | str, render_mode: str | None = None) -> gym.Env:
     """A single environment like `env`, made afresh by Gymnasium, with its arguments and wrappers.
 
+    One that was not made from a registered id is copied, or made by the first function that its
+    `SyncVectorEnv` was given; it then draws as it is able to, whatever `render_mode`.
+
     Args:
         env: an environment, a vector of them, or a registered id.
         render_mode: how the new one draws; None: not at all.
 
     Raises:
         TypeError: `env` is none of these.
-        ValueError: it was not made from a registered id, or its wrappers work on whole batches.
+        ValueError: it cannot be made again or copied, or its wrappers work on whole batches.
     """
-    use = 'Use one from gymnasium.make or envs.make, or an id such as "CartPole-v1".'
+    use = (
+        'Use one from gymnasium.make or envs.make, or an id such as "CartPole-v1". A class of your '
+        'own gets an id by gymnasium.register("Mine-v0", entry_point=Mine).'
+    )
     if not isinstance(env, str | gym.Env | gym.vector.VectorEnv):
         raise TypeError(f"env is {env!r}, which is no environment. {use}")
     layer: Any = env
@@ -39,7 +45,8 @@ def original(env: gym.Env | gym.vector.VectorEnv | str, render_mode: str | None 
             )
         layer = layer.env
     try:
-        return _make(gym.spec(env) if isinstance(env, str) else _spec(env), render_mode)
+        spec = gym.spec(env) if isinstance(env, str) else _spec(env)
+        return _unregistered(env) if spec is None else _make(spec, render_mode)
     except Exception as error:
         how = "" if render_mode is None else f' with render_mode="{render_mode}"'
         raise ValueError(f"env is {env}, which cannot be made afresh{how}: {error}. {use}") from (
@@ -47,12 +54,18 @@ def original(env: gym.Env | gym.vector.VectorEnv | str, render_mode: str | None 
         )
 
 
-def _spec(env: Any) -> EnvSpec:
-    # A vector put together by hand has none, but the environments in it do.
-    spec = env.spec or getattr(getattr(env.unwrapped, "envs", [None])[0], "spec", None)
-    if spec is None:
+def _spec(env: Any) -> EnvSpec | None:
+    # A vector put together by hand has none, but the environments in it may.
+    return env.spec or getattr(getattr(env.unwrapped, "envs", [None])[0], "spec", None)
+
+
+def _unregistered(env: Any) -> gym.Env:
+    if isinstance(env, gym.Env):
+        return copy.deepcopy(env)
+    makers = getattr(env.unwrapped, "env_fns", None)
+    if not makers:
         raise ValueError("it has no spec, so it was not made from a registered id")
-    return spec
+    return makers[0]()
 
 
 def _make(spec: EnvSpec, render_mode: str | None) -> gym.Env:
@@ -60,7 +73,10 @@ def _make(spec: EnvSpec, render_mode: str | None) -> gym.Env:
     kwargs = {name: value for name, value in spec.kwargs.items() if name not in VECTOR_ARGUMENTS}
     wrappers = kwargs.pop("wrappers", None) or ()
     spec.max_episode_steps = kwargs.pop("max_episode_steps", spec.max_episode_steps)
-    spec.kwargs = kwargs | {"render_mode": render_mode}
+    # An environment of your own need not know the argument.
+    spec.kwargs = {name: value for name, value in kwargs.items() if name != "render_mode"}
+    if render_mode is not None:
+        spec.kwargs["render_mode"] = render_mode
     spec.additional_wrappers = tuple(
         wrapper for wrapper in spec.additional_wrappers if wrapper.name not in FILM_WRAPPERS
     )

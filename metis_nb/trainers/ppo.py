@@ -95,19 +95,23 @@ class PPO:
     }
 
     def __post_init__(self) -> None:
+        self.check()
+        self.run = training.Run(self.env, self.seed)
+
+    def check(self) -> None:
+        """Raise ValueError for a hyperparameter that is not accepted, naming it."""
         training.check_numbers(
             self,
             rollout_steps="a whole number above 0",
             epochs="a whole number above 0",
             minibatch_size="a whole number above 0",
-            learning_rate="a number above 0",
+            learning_rate="a number of 0 or more",
             gamma="a number from 0 to 1",
             gae_lambda="a number from 0 to 1",
             clip_range="a number above 0",
             entropy_coefficient="a number of 0 or more",
             max_grad_norm="a number above 0",
         )
-        self.run = training.Run(self.env, self.seed)
 
     def train(
         self,
@@ -253,6 +257,7 @@ class PPO:
 
     def prepare(self, actor: nn.Module, critic: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of these networks. Others than before start a new training."""
+        self.check()  # a number may have been changed since
         self.actor, self.critic = actor, critic
 
         def state() -> training.State:
