@@ -48,6 +48,17 @@ def test_links_to_files_lead_somewhere(path):
             assert (path.parent / target).exists(), target
 
 
+@pytest.mark.learning
+def test_the_script_of_the_readme_runs(tmp_path):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    script = max(re.findall(r"```python\n(.*?)```", text, flags=re.S), key=len)
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "ppo.safetensors").exists()
+
+
 # --- the checks can fail -------------------------------------------------------------------------
 
 
