@@ -245,8 +245,9 @@ class Run:
             self._bar.set_postfix_str(f"return {row['return']:.1f}", refresh=False)
         self._bar.update(min(self.steps, self._goal) - self._bar.n)
         for callback in self._callbacks:
+            answer = callback(self._trainer)
             # True alone: a function that happens to return something goes on.
-            if callback(self._trainer) in (True, np.True_) and self.unfinished:
+            if isinstance(answer, bool | np.bool_) and answer:
                 self.stop()
         self._clock = time.perf_counter()  # callbacks are not training time
 

@@ -214,10 +214,13 @@ def test_a_view_stopped_in_the_middle_asks_for_a_reset():
 
 
 def test_an_unknown_autoreset_mode_is_named():
-    env = SyncVectorEnv([Scripted])
-    env.metadata = {"autoreset_mode": "sometimes"}
     with pytest.raises(ValueError, match=r"'sometimes'; expected one of .*NEXT_STEP"):
-        TensorView(env)
+        TensorView(TorchVector(mode="sometimes"))
+
+
+def test_the_mode_is_that_of_this_environment_not_of_the_last_one_made():
+    made = [SyncVectorEnv([Scripted], autoreset_mode=mode) for mode in AutoresetMode]
+    assert [TensorView(env).mode for env in made] == list(AutoresetMode)
 
 
 @pytest.mark.parametrize("num_envs", [0, -1, 1.5, "many"])

@@ -237,7 +237,10 @@ def autoreset_mode(env: VectorEnv) -> AutoresetMode:
     Raises:
         ValueError: it names a mode that Gymnasium does not have.
     """
-    mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+    # Before Gymnasium 1.4 all vector environments of a class shared one metadata, so that the mode
+    # in it was that of the last one made: where the environment itself knows, it is right.
+    default = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+    mode = getattr(env.unwrapped, "autoreset_mode", default)
     try:
         return AutoresetMode(mode)
     except ValueError:
