@@ -60,7 +60,7 @@ def test_functions_and_methods_are_shown_as_written():
         'def double(x):\n    """Twice x."""\n    # why: addition is cheaper\n    return x + x'
     )
     shown = show(agents.GaussianActor.act)
-    assert str(shown).startswith("@torch.no_grad()\ndef act(self, obs: Tensor) -> Tensor:\n")
+    assert str(shown).startswith("@torch.no_grad()\ndef act(self, obs: Tensor | np.ndarray)")
     assert shown.captions[0].startswith("metis_nb/agents.py, line ")
     line = int(shown.captions[0].split()[-1])
     with open(agents.__file__, encoding="utf-8") as file:

@@ -25,8 +25,6 @@ CELL_TIMEOUT = 300  # seconds
 
 
 def main(arguments: list[str]) -> int:
-    # For the kernels, which inherit it.
-    os.environ |= {"METIS_NB_STATIC": "1", "OMP_NUM_THREADS": "1"}
     paths = [Path(argument) for argument in arguments] or sorted(ROOT.glob("notebooks/*.ipynb"))
     return max([build(path) for path in paths], default=0)
 
@@ -67,7 +65,7 @@ def execute(notebook: NotebookNode, path: Path) -> str:
             on_cell_executed=lambda **_: bar.update(),
         )
         try:
-            client.execute()
+            client.execute(env=os.environ | {"METIS_NB_STATIC": "1", "OMP_NUM_THREADS": "1"})
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             # The end of a long traceback says most, but not which cell it came from.
             source = running[-1].source if running else ""
