@@ -353,6 +353,19 @@ def test_the_copy_me_cell_runs_alone(name, tmp_path):
     assert imported <= {"gymnasium", "numpy", "torch"}
     assert source.count("\n") < 120
 
+    assert run_alone(source, tmp_path)  # the cell itself asserts that it has learned
+
+
+@pytest.mark.learning
+def test_the_ppo_cell_also_does_continuous_actions(tmp_path):
+    source, task = COPY_ME["03_ppo.ipynb"], '"CartPole-v1", 16, 80_000, 0'
+    assert task in source
+    swung = run_alone(source.replace(task, '"Pendulum-v1", 16, 150_000, 0'), tmp_path)
+    assert swung >= -250
+
+
+def run_alone(source, tmp_path):
+    """The mean return that a copy-me cell reaches, in a process of its own."""
     # A package of that name which cannot be imported stands before the real one.
     (tmp_path / "metis_nb").mkdir()
     (tmp_path / "metis_nb" / "__init__.py").write_text("raise ImportError('not here')")
@@ -365,5 +378,5 @@ def test_the_copy_me_cell_runs_alone(name, tmp_path):
         text=True,
         timeout=300,
     )
-    assert result.returncode == 0, result.stderr  # the cell itself asserts that it has learned
-    assert "mean return of 100 episodes" in result.stdout
+    assert result.returncode == 0, result.stderr
+    return float(re.search(r"mean return of 100 episodes (-?[\d.]+)", result.stdout)[1])
