@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from metis_nb import plots
+from metis_nb.training import RECENT
 
 
 class live_plot:  # noqa: N801 - it is called like a function
@@ -62,7 +63,7 @@ class live_plot:  # noqa: N801 - it is called like a function
 class stop_at:  # noqa: N801
     """Stop when the mean return of the last `episodes` training episodes reaches `value`."""
 
-    def __init__(self, value: float, episodes: int = 20):
+    def __init__(self, value: float, episodes: int = RECENT):
         self.value, self.episodes = value, episodes
 
     def __call__(self, trainer: Any) -> bool:

@@ -13,6 +13,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from metis_nb.training import RECENT
+
 # Okabe and Ito (2008), "Color Universal Design".
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 SKY, RED, YELLOW, GREY = "#56B4E9", "#D55E00", "#F0E442", "#999999"
@@ -49,7 +51,7 @@ def learning_curve(
     history: Any,
     solved: float | None = None,
     ax: Axes | None = None,
-    label: str = "mean of the last 20",
+    label: str = f"mean of the last {RECENT}",
     color: str = BLUE,
 ) -> Axes:
     """The return of every finished episode, and their running mean, over environment steps."""
@@ -57,7 +59,7 @@ def learning_curve(
     if history.episodes:
         steps, returns, _ = (np.array(column) for column in zip(*history.episodes, strict=True))
         ax.plot(steps, returns, ".", color=color, alpha=0.25, markersize=3, label="one episode")
-        ax.plot(steps, running_mean(returns, 20), color=color, linewidth=2, label=label)
+        ax.plot(steps, running_mean(returns, RECENT), color=color, linewidth=2, label=label)
     if solved is not None:
         ax.axhline(solved, color=GREEN, linestyle="--", linewidth=1.2, label=f"solved: {solved:g}")
     ax.set(title="Return", xlabel="environment steps", ylabel="return of an episode")

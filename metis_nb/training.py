@@ -162,6 +162,7 @@ class Run:
                 self.generator.set_state(self._loaded["generator"])
             for part in self.state.values():
                 part.load_state_dict(part.state_dict())  # an optimizer moves to its parameters
+        self._loaded = {}  # taken over, once: chance must not come again after a later move
         if not self.view.running:
             self.view.reset()
         return self.view

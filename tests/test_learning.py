@@ -45,7 +45,8 @@ def test_the_probe_of_endless_reward_finds_a_truncation_taken_for_an_end():
     assert value == pytest.approx(10)
 
 
-# Measured over ten seeds (benchmarks/): CartPole-v1 500 in all, Pendulum-v1 -173 to -155.
+# How far above the bars: over ten seeds, at the 100,000 and 300,000 steps of benchmarks/README.md,
+# CartPole-v1 ends at 500 in all and Pendulum-v1 at -173 to -155. These train for less.
 
 
 def test_cartpole_with_many_environments():

@@ -658,3 +658,18 @@ def test_other_bounds_are_not_taken_for_the_same(tmp_path):
     other = gym.wrappers.RescaleAction(gym.make("Pendulum-v1"), -1.0, 1.0)
     with pytest.raises(ValueError, match="has others"):
         PPO.load(tmp_path / "file", other)
+
+
+def test_what_was_loaded_is_taken_over_once(tmp_path):
+    """Else a network that is moved to another device and back would meet the same chance again."""
+    trainer, actor, critic = small(gym.make("CartPole-v1"))
+    trainer.train(actor, critic, steps=128)
+    trainer.save(tmp_path / "file")
+    loaded = PPO.load(tmp_path / "file", gym.make("CartPole-v1"))
+    loaded.train(loaded.actor, loaded.critic, steps=128)
+    before = loaded.run.generator.get_state()
+    loaded.run.generator = None  # as after a move: a new one is made for the device
+    loaded.run.start(loaded.actor)
+    saved = trainer.run.state_dict()["generator"]
+    assert not torch.equal(loaded.run.generator.get_state(), saved)
+    assert not torch.equal(saved, before)
