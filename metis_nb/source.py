@@ -12,7 +12,6 @@ import functools
 import html
 import inspect
 import linecache
-import os
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,8 @@ from typing import Any
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
+
+from metis_nb.frontend import is_static
 
 # Pygments names a token's class by its kind ("k" keyword, "kn" import, "s1" string, ...), so the
 # first letter is enough. JupyterLab's own editor colours win where they exist, in either theme.
@@ -66,7 +67,7 @@ class Source:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         pairs = list(zip(self.captions, self.code, strict=True))
-        if _static():
+        if is_static():
             markdown = "\n\n".join(f"{cap}\n\n{_fence(code, 'python')}" for cap, code in pairs)
             return {"text/markdown": markdown, "text/plain": repr(self)}
         blocks = [_block(cap, "\n".join(_coloured_lines(code))) for cap, code in pairs]
@@ -106,7 +107,7 @@ class Diff:
         return f"{self._summary()}\n{self}"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        if _static():
+        if is_static():
             markdown = f"{self._summary()}\n\n{_fence(str(self), 'diff')}"
             return {"text/markdown": markdown, "text/plain": repr(self)}
         kinds = {"+": "line add", "-": "line del", " ": "line", "@": "c line"}
@@ -288,8 +289,3 @@ def _fence(text: str, language: str) -> str:
 
 def _lines(count: int) -> str:
     return f"{count} line" if count == 1 else f"{count} lines"
-
-
-def _static() -> bool:
-    """Whether outputs are being made for a page that runs no script and keeps no style."""
-    return os.environ.get("METIS_NB_STATIC", "") not in ("", "0")
