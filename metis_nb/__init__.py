@@ -14,8 +14,9 @@ import random
 import numpy as np
 import torch
 
-from metis_nb import agents, callbacks, envs, plots
+from metis_nb import agents, callbacks, envs, player, plots
 from metis_nb.evaluate import evaluate
+from metis_nb.panels import panel, predict
 from metis_nb.player import play
 from metis_nb.source import diff, show
 from metis_nb.trainers.ppo import PPO
@@ -29,8 +30,10 @@ __all__ = [
     "diff",
     "envs",
     "evaluate",
+    "panel",
     "play",
     "plots",
+    "predict",
     "seed",
     "show",
 ]
@@ -46,8 +49,9 @@ def device() -> torch.device:
 
 
 def seed(number: int) -> None:
-    """Seed the global generators of Python, NumPy and torch: from them come the first weights of
-    the networks, and the seed of every trainer made without one."""
+    """Seed the global generators of Python, NumPy and torch, and the one of `play`: from them come
+    the first weights of the networks, and the seeds of trainers and episodes made without one."""
     random.seed(number)
     np.random.seed(number)
     torch.manual_seed(number)
+    player.chance.seed(number)

@@ -1,25 +1,17 @@
-"""`play(env, actor)`: watch one episode, step by step, with what the networks thought.
-
-The result displays itself: in a running notebook as a player (`player.html`, no kernel needed), on
-a page that runs no script as a strip of five pictures.
-"""
+"""`play(env, actor)`: watch an agent, step by step, with what its networks thought."""
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import html
-import importlib.resources
+import copy
+import inspect
 import io
-import json
 import operator
 import os
-import secrets
-import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import random
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, overload
 
 # Before anything imports pygame: a notebook server has neither a screen nor a sound card.
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
@@ -29,207 +21,75 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from PIL import Image, ImageDraw, ImageFont
+from IPython.display import display
+from PIL import Image
 from torch import nn
 
-from metis_nb import agents
+from metis_nb import agents, frontend
 from metis_nb.envs import original
+from metis_nb.episode import Episode, Episodes
 from metis_nb.spaces import ActionUnits, name_of
 
 _MAX_FRAMES = 501  # a whole CartPole episode; longer ones are thinned
+_MAX_FRAMES_OF_ALL = 1255  # where several agents play: every second one of five
 _MAX_WIDTH = 600  # pixels: what the classic tasks draw, so that they keep their sharp, small frames
 _PHOTO_BYTES = 16_000  # a lossless frame above this is a photograph, and lossy saves nine tenths
 
+# Draws the seeds that nobody gave. Its own generator, so that playing leaves the reader's alone;
+# `metis_nb.seed` seeds it.
+chance = random.Random()
+
+Actor = nn.Module | Callable[[Any], Any]
 Choice = tuple[Any, dict[str, np.ndarray]]
 
 
-@dataclass
-class Episode:
-    """One whole episode. The last line of a cell displays it; `save` writes it to a file.
+class PlayError(RuntimeError):
+    """An episode that failed. `episode` is what was recorded until then, or None."""
 
-    T is the number of steps, A the action's dimensions, K the number of discrete actions.
-
-    Attributes:
-        env_id: the environment, such as "CartPole-v1".
-        seed: what `play(..., seed=)` needs to show the same episode again.
-        obs: (T + 1, *obs_shape), the last one included.
-        actions: (T,) int or (T, *action_shape) float, in the environment's own units.
-        rewards: (T,) float.
-        terminated, truncated: how it ended. Both are False where `max_steps` cut it off.
-        probabilities: (T, K) of each discrete action, if the actor has them.
-        mean, std: (T, A) of the Gaussian policy, if the actor has one.
-        values: (T + 1,) V(s) of every observation, if `play` was given a critic.
-        frames: the pictures, each a WebP file; equal ones are stored once.
-        shown: (step, index into `frames`) for each picture, evenly thinned in long episodes.
-        action_space: the environment's.
-        fps: steps a second in real time.
-    """
-
-    env_id: str
-    seed: int
-    obs: np.ndarray
-    actions: np.ndarray
-    rewards: np.ndarray
-    terminated: bool
-    truncated: bool
-    frames: list[bytes]
-    shown: list[tuple[int, int]]
-    action_space: gym.Space
-    fps: float
-    probabilities: np.ndarray | None = None
-    mean: np.ndarray | None = None
-    std: np.ndarray | None = None
-    values: np.ndarray | None = None
-
-    @property
-    def length(self) -> int:
-        """How many steps it took."""
-        return len(self.rewards)
-
-    @property
-    def episode_return(self) -> float:
-        """The sum of the rewards, not discounted."""
-        return float(self.rewards.sum())
-
-    @property
-    def ending(self) -> str:
-        """Why it ended, in words."""
-        if self.terminated:
-            return "terminated by the environment"
-        return "truncated by the time limit" if self.truncated else "stopped at max_steps"
-
-    def __repr__(self) -> str:
-        steps = "1 step" if self.length == 1 else f"{self.length} steps"
-        score = f"return {self.episode_return:z.1f}"
-        return f"<Episode {self.env_id}: {steps}, {score}, {self.ending}>"
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the player (`.html`), the filmstrip (`.png`) or an animation (`.gif`).
-
-        Returns:
-            The path written.
-
-        Raises:
-            ValueError: the name ends in something else.
-        """
-        path = Path(path)
-        if path.suffix == ".html":
-            page = f'<!doctype html><meta charset="utf-8"><title>{html.escape(self.env_id)}</title>'
-            path.write_text(f"{page}\n{self._html()}\n", encoding="utf-8")
-        elif path.suffix == ".png":
-            path.write_bytes(self._filmstrip())
-        elif path.suffix == ".gif":
-            stride = self.shown[1][0] - self.shown[0][0]
-            every = max(1, round(self.fps / stride / 25))  # 25 pictures a second are enough
-            pictures = [self._picture(index) for _, index in self.shown[::-every][::-1]]
-            for picture in pictures:
-                picture.thumbnail((400, 400))
-            pause = round(1000 * stride * every / self.fps)
-            pictures[0].save(
-                path, save_all=True, append_images=pictures[1:], duration=pause, loop=0
-            )
-        else:
-            raise ValueError(f"path is {str(path)!r}; its name must end in .html, .png or .gif.")
-        return path
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        bundle = {
-            "image/png": base64.b64encode(self._filmstrip()).decode(),
-            "text/plain": repr(self),
-        }
-        if os.environ.get("METIS_NB_STATIC", "") in ("", "0"):
-            bundle["text/html"] = self._html()
-        return bundle
-
-    def _picture(self, index: int) -> Image.Image:
-        return Image.open(io.BytesIO(self.frames[index])).convert("RGB")
-
-    def _filmstrip(self, count: int = 5, width: int = 192, gap: int = 10) -> bytes:
-        """A PNG of `count` pictures, from the first to the last, `width` pixels each."""
-        which = np.unique(np.linspace(0, len(self.shown) - 1, count).round().astype(int))
-        first = self._picture(0)
-        height = round(width * first.height / first.width)
-        font, small = ImageFont.load_default(15), ImageFont.load_default(13)
-        size = (gap + count * (width + gap), height + 82)
-        strip = Image.new("RGB", size, "white")
-        draw = ImageDraw.Draw(strip)
-        draw.text((gap, 8), repr(self)[9:-1], "#1f2328", font)
-        returns = np.concatenate([[0.0], self.rewards.cumsum()])
-        for place, at in enumerate(which):
-            step, index = self.shown[at]
-            left = gap + place * (width + gap)
-            picture = self._picture(index).resize((width, height), Image.Resampling.LANCZOS)
-            strip.paste(picture, (left, 34))
-            draw.rectangle((left - 1, 33, left + width, 34 + height), outline="#d0d7de")
-            draw.text((left, height + 40), f"step {step}", "#1f2328", font)
-            caption = f"return {returns[step]:z.1f}"
-            if self.values is not None:
-                caption += f"   V(s) {self.values[step]:z.2f}"
-            draw.text((left, height + 60), caption, "#57606a", small)
-        buffer = io.BytesIO()
-        strip.quantize(128, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
-        return buffer.getvalue()
-
-    def _html(self) -> str:
-        """The player: one self-contained piece of HTML, good in any page, any number of times."""
-        data = json.dumps(self._data(), separators=(",", ":")).replace("</", "<\\/")
-        strip = base64.b64encode(self._filmstrip()).decode()
-        template = importlib.resources.files("metis_nb").joinpath("player.html").read_text("utf-8")
-        values = {"ID": f"mnb-{uuid.uuid4().hex}", "LABEL": html.escape(repr(self)[1:-1])}
-        for name, value in (values | {"STRIP": strip, "DATA": data}).items():
-            template = template.replace(f"__{name}__", value)
-        return template
-
-    def _data(self) -> dict[str, Any]:
-        """What the player shows, one entry for each picture. The last one has no action."""
-        steps = [step for step, _ in self.shown]
-        acts = steps[:-1]
-        returns = np.concatenate([[0.0], self.rewards.cumsum()])
-        data: dict[str, Any] = {
-            "title": self.env_id,
-            "ending": f"{self.ending[0].upper()}{self.ending[1:]}",
-            "seed": self.seed,
-            "fps": self.fps,
-            "frames": [base64.b64encode(frame).decode() for frame in self.frames],
-            "picture": [index for _, index in self.shown],
-            "steps": steps,
-            "reward": [None, *_short(self.rewards[np.array(steps[1:]) - 1])],
-            "score": _short(returns[steps]),
-            "action": _short(self.actions[acts].reshape(len(acts), -1)),
-        }
-        if isinstance(self.action_space, spaces.Discrete):
-            start = int(self.action_space.start)
-            data["choices"] = list(range(start, start + int(self.action_space.n)))
-        elif isinstance(self.action_space, spaces.Box):
-            low, high = self._bounds(self.action_space)
-            data |= {"low": _short(low), "high": _short(high)}
-        optional = {"probs": self.probabilities, "mean": self.mean, "std": self.std}
-        data |= {name: _short(x[acts]) for name, x in optional.items() if x is not None}
-        if self.values is not None:
-            data["value"] = _short(self.values[steps])
-        return data
-
-    def _bounds(self, space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
-        """Ends of the scale of each action dimension, (A,); where it has none, of what was seen."""
-        seen = [self.actions.reshape(self.length, -1)]
-        if self.mean is not None and self.std is not None:
-            seen += [self.mean - 2 * self.std, self.mean + 2 * self.std]
-        low, high = space.low.ravel(), space.high.ravel()
-        low = np.where(np.isfinite(low), low, np.min(seen, axis=(0, 1)))
-        high = np.where(np.isfinite(high), high, np.max(seen, axis=(0, 1)))
-        return low, np.maximum(high, low + 1e-6)
+    episode: Episode | None = None
 
 
+@overload
 def play(
     env: gym.Env | gym.vector.VectorEnv | str,
-    actor: nn.Module | Callable[[Any], Any],
+    actor: Actor,
     *,
     critic: nn.Module | None = None,
     seed: int | None = None,
     max_steps: int = 1000,
     deterministic: bool = True,
-) -> Episode:
+    gamma: float = 0.99,
+) -> Episode: ...
+
+
+@overload
+def play(
+    env: gym.Env | gym.vector.VectorEnv | str,
+    actor: Mapping[str, Actor] | Sequence[Actor | tuple[str, Actor]],
+    *,
+    critic: Any = None,
+    seed: int | None = None,
+    max_steps: int = 1000,
+    deterministic: bool = True,
+    gamma: float = 0.99,
+) -> Episodes: ...
+
+
+def play(
+    env: gym.Env | gym.vector.VectorEnv | str,
+    actor: Any,
+    *,
+    critic: Any = None,
+    seed: int | None = None,
+    max_steps: int = 1000,
+    deterministic: bool = True,
+    gamma: float = 0.99,
+) -> Episode | Episodes:
     """Play one whole episode in Gymnasium's own environment and return it, ready to be watched.
+
+        play(env, actor, critic=critic)
+        play(env, {"before": one, "after": another})    # side by side, from the same start
+        play(env, snapshots["actor"])                   # the course of a training, with a slider
 
     The episode runs in a fresh copy, made from `env.spec`; the environment given is not touched,
     nor are the networks' train/eval mode and the reader's random generators. A wrapper that learns
@@ -239,88 +99,213 @@ def play(
         env: the environment, a vector of them, or an id such as "CartPole-v1".
         actor: a network with `act(obs)` (those of `metis_nb.agents`, wrapped in DataParallel or
             not), or a function from one observation (as the environment gives it) to an action.
-        critic: a network V(s), `(B, *obs_shape)` to `(B,)`, read out at every step.
+            A dict of them plays side by side; a list of them, or of (name, actor), makes a second
+            slider (`callbacks.snapshots` gathers one).
+        critic: a network read out at every step: V(s), `(B, *obs_shape)` to `(B,)`; a Q-network,
+            `(B, *obs_shape)` to `(B, K)`; or Q(s, a), which also takes the policy's actions
+            `(B, A)`. For several actors: one for all, or one each in the same form.
         seed: of the environment and of the sampling. None draws one; it is in the result.
         max_steps: stop there if the episode has not ended, at least 1.
         deterministic: True shows the greedy actions; False samples from the policy, clipped to
             the action space's bounds. A plain function decides for itself.
+        gamma: the discount of the returns and advantages that are drawn beside the critic's values.
 
     Returns:
-        An `Episode`.
+        An `Episode`; of several actors, `Episodes`.
 
     Raises:
         TypeError: `env` is no environment, `actor` cannot act, or it has no policy to sample.
         ValueError: `env` cannot be made afresh or draws no pictures; a number is out of range.
-        RuntimeError: the episode failed; the message names the step.
+        PlayError: the episode failed; the message names the step. What was recorded until then is
+            in its `episode`, and displayed in a notebook.
     """
     if max_steps < 1:
         raise ValueError(f"max_steps is {max_steps}; it must be at least 1.")
-    seed = secrets.randbelow(2**31) if seed is None else operator.index(seed)
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma is {gamma}; it must be from 0 to 1.")
+    seed = chance.randrange(2**31) if seed is None else operator.index(seed)
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must be 0 or more, or None for a random one.")
-    if critic is not None and not callable(critic):
-        raise TypeError(f"critic is {critic!r}; give a network V(s), such as agents.critic(env).")
+    actors, critics = _by_name(actor), _critics(critic, actor)
+    most = min(_MAX_FRAMES, _MAX_FRAMES_OF_ALL // len(actors))
+    episodes = {
+        name: _episode(env, each, critics[name], seed, max_steps, deterministic, gamma, name, most)
+        for name, each in actors.items()
+    }
+    again = None
+    if frontend.is_live():
+        # The button shows these agents as they are now, whatever they learn meanwhile.
+        frozen, judge = _frozen(actor), _frozen(critic)
+        again = lambda: play(  # noqa: E731
+            env, frozen, critic=judge, max_steps=max_steps, deterministic=deterministic, gamma=gamma
+        )
+    if actors.keys() == {""}:
+        episode = episodes[""]
+        episode.again = again
+        return episode
+    layout = "side" if isinstance(actor, Mapping) else "stages"
+    return Episodes(episodes, layout, again)
+
+
+def _by_name(actor: Any) -> dict[str, Any]:
+    """The actors by their names; a single one has the name ""."""
+    if isinstance(actor, nn.Module | str) or not isinstance(actor, Mapping | Sequence):
+        return {"": actor}
+    if not actor:
+        raise ValueError("actor is empty; give at least one actor.")
+    if isinstance(actor, Mapping):
+        return {str(name): each for name, each in actor.items()}
+    pairs = [
+        each if isinstance(each, tuple) and len(each) == 2 else (f"{i} of {len(actor)}", each)
+        for i, each in enumerate(actor, 1)
+    ]
+    named = {str(name): each for name, each in pairs}
+    if len(named) < len(pairs):
+        raise ValueError(f"actor: two have the same name, in {[name for name, _ in pairs]}.")
+    return named
+
+
+def _critics(critic: Any, actor: Any) -> dict[str, Any]:
+    """A critic for each actor, by the actor's name."""
+    names = list(_by_name(actor))
+    each = _by_name(critic)
+    if each.keys() == {""}:
+        each = dict.fromkeys(names, critic)
+    elif isinstance(critic, Sequence) and len(each) == len(names):
+        each = dict(zip(names, each.values(), strict=True))
+    if each.keys() != set(names):
+        raise ValueError(
+            f"critic has {list(each)}; expected one critic for all, or one for each of {names}."
+        )
+    for one in each.values():
+        if one is not None and not callable(one):
+            raise TypeError(f"critic is {one!r}; give a network V(s), such as agents.critic(env).")
+    return each
+
+
+def _frozen(networks: Any) -> Any:
+    """Copies of one or several networks, which no training reaches; functions as they are."""
+    if isinstance(networks, nn.Module):
+        with contextlib.suppress(Exception):  # one that cannot be copied is shown as it will be
+            return copy.deepcopy(agents.unwrap(networks)).eval()
+    elif isinstance(networks, Mapping):
+        return {name: _frozen(each) for name, each in networks.items()}
+    elif isinstance(networks, list | tuple):
+        return type(networks)(map(_frozen, networks))
+    return networks
+
+
+def _episode(
+    env: Any,
+    actor: Any,
+    critic: Any,
+    seed: int,
+    max_steps: int,
+    deterministic: bool,
+    gamma: float,
+    name: str,
+    most: int,
+) -> Episode:
     game = _rendering_copy(env)
     try:
-        choose = _chooser(actor, game.action_space, deterministic)
+        choose = _chooser(actor, game.action_space, deterministic, seed)
+        judge = _judge(critic, game.action_space)
         with _undisturbed(actor, critic, seed=seed):
-            return _record(game, choose, critic and agents.unwrap(critic), seed, max_steps)
+            recording = _Recording(game, seed, gamma, name, most)
+            try:
+                recording.run(choose, judge, max_steps)
+            except Exception as error:
+                kind, at = type(error).__name__, recording.step
+                failed = PlayError(f"play failed at step {at}: {kind}: {error}")
+                failed.episode = recording.episode(f"{kind}: {error}")
+                if failed.episode is not None and frontend.is_live():
+                    display(failed.episode)
+                raise failed from error
+            episode = recording.episode()
+            assert episode is not None
+            return episode
     finally:
         game.close()
 
 
-def _record(
-    game: gym.Env, choose: Callable[[Any], Choice], critic: Any, seed: int, max_steps: int
-) -> Episode:
-    film = _Film()
-    rows: list[dict[str, Any]] = []
-    values: list[float] = []
-    step, terminated, truncated = 0, False, False
-    try:
-        obs, _ = game.reset(seed=seed)
-        seen = [np.array(obs)]
+class _Recording:
+    """What happens in one episode, step by step."""
+
+    def __init__(self, game: gym.Env, seed: int, gamma: float, name: str, most: int):
+        self.game, self.seed, self.gamma, self.name = game, seed, gamma, name
+        self.film = _Film(most)
+        self.rows: list[dict[str, Any]] = []
+        self.seen: list[np.ndarray] = []
+        self.values: list[float] = []
+        self.step, self.terminated, self.truncated = 0, False, False
+
+    def run(
+        self,
+        choose: Callable[[Any], Choice],
+        judge: Callable[[Any, Any], dict[str, Any]],
+        max_steps: int,
+    ) -> None:
+        obs, _ = self.game.reset(seed=self.seed)
+        self.seen.append(np.array(obs))
         while True:
-            over = terminated or truncated or step == max_steps
-            film.add(step, game, last=over)
-            if critic is not None:
-                values.append(critic(_batch(obs, critic)).item())
+            over = self.terminated or self.truncated or self.step == max_steps
+            self.film.add(self.step, self.game, last=over)
+            action, policy = choose(obs) if not over else (None, {})
+            judged = judge(obs, action)
+            if "value" in judged:
+                self.values.append(judged.pop("value"))
             if over:
-                break
-            action, policy = choose(obs)
-            obs, reward, terminated, truncated, _ = game.step(action)
-            step += 1
-            seen.append(np.array(obs))
-            rows.append({"actions": action, "rewards": float(reward), **policy})
-    except Exception as error:
-        kind = type(error).__name__
-        raise RuntimeError(f"play failed at step {step}: {kind}: {error}") from error
-    frames = list(dict.fromkeys(picture for _, picture in film.shown))
-    index = {picture: i for i, picture in enumerate(frames)}
-    return Episode(
-        env_id=name_of(game),
-        seed=seed,
-        obs=np.stack(seen),
-        terminated=bool(terminated),
-        truncated=bool(truncated),
-        frames=frames,
-        shown=[(at, index[picture]) for at, picture in film.shown],
-        action_space=game.action_space,
-        fps=float(game.metadata.get("render_fps") or 30),
-        values=np.array(values) if values else None,
-        **{name: np.stack([row[name] for row in rows]) for name in rows[0]},
-    )
+                return
+            obs, reward, terminated, truncated, _ = self.game.step(action)
+            self.terminated, self.truncated = bool(terminated), bool(truncated)
+            self.rows.append({"actions": action, "rewards": float(reward), **policy, **judged})
+            self.seen.append(np.array(obs))
+            self.step += 1
+
+    def episode(self, failure: str = "") -> Episode | None:
+        """The episode so far; None before its first step."""
+        shown = self.film.shown
+        if failure and self.rows:
+            with contextlib.suppress(Exception):  # what failed may be the drawing itself
+                if shown[-1][0] != self.step:
+                    self.film.add(self.step, self.game, last=True)
+        length = shown[-1][0] if shown else 0
+        if length == 0:
+            return None
+        rows, values = self.rows[:length], self.values[: length + 1]
+        frames = list(dict.fromkeys(picture for _, picture in shown))
+        index = {picture: i for i, picture in enumerate(frames)}
+        columns: dict[str, Any] = {n: np.stack([row[n] for row in rows]) for n in rows[0]}
+        if values:
+            values += [np.nan] * (length + 1 - len(values))
+        return Episode(
+            env_id=name_of(self.game),
+            seed=self.seed,
+            obs=np.stack(self.seen[: length + 1]),
+            terminated=self.terminated,
+            truncated=self.truncated,
+            frames=frames,
+            shown=[(at, index[picture]) for at, picture in shown],
+            action_space=self.game.action_space,
+            fps=float(self.game.metadata.get("render_fps") or 30),
+            gamma=self.gamma,
+            values=np.array(values) if values else None,
+            name=self.name,
+            failure=failure,
+            **columns,
+        )
 
 
 class _Film:
-    """Pictures of an episode of unknown length, evenly spread and at most `_MAX_FRAMES`."""
+    """Pictures of an episode of unknown length, evenly spread and at most `most` of them."""
 
-    def __init__(self) -> None:
-        self.stride = 1
+    def __init__(self, most: int) -> None:
+        self.most, self.stride = most, 1
         self.shown: list[tuple[int, bytes]] = []  # (step, picture)
 
     def add(self, step: int, game: gym.Env, last: bool) -> None:
-        if len(self.shown) == _MAX_FRAMES:  # full: every second picture goes
-            self.shown, self.stride = self.shown[::2], 2 * self.stride
+        if len(self.shown) == self.most:  # full: every second picture goes
+            self.shown[:], self.stride = self.shown[::2], 2 * self.stride
         if last or step % self.stride == 0:
             self.shown.append((step, _webp(np.asarray(game.render()))))
 
@@ -339,7 +324,7 @@ def _webp(pixels: np.ndarray) -> bytes:
     return lossy.getvalue()
 
 
-def _chooser(actor: Any, space: Any, deterministic: bool) -> Callable[[Any], Choice]:
+def _chooser(actor: Any, space: Any, deterministic: bool, seed: int) -> Callable[[Any], Choice]:
     """`choose(obs)` gives an action for the environment, and what the policy thought."""
     network = agents.unwrap(actor)
     if not hasattr(network, "act"):
@@ -356,13 +341,27 @@ def _chooser(actor: Any, space: Any, deterministic: bool) -> Callable[[Any], Cho
                 f"{type(network).__name__}, has none. Give a stochastic actor such as "
                 "agents.actor(env), or deterministic=True."
             )
-        return lambda obs: (_for_env(network.act(_batch(obs, network))[0], space), {})
+        forward = getattr(type(network), "forward", nn.Module.forward)
+        values = _judge(network if forward is not nn.Module.forward else None, space)
+
+        def best(obs: Any) -> Choice:
+            action = _for_env(network.act(_batch(obs, network))[0], space)
+            thought = values(obs, action) if isinstance(space, spaces.Discrete) else {}
+            return action, {name: x for name, x in thought.items() if name != "value"}
+
+        return best
     units = ActionUnits(space)
+    generator = torch.Generator(_device(network)).manual_seed(seed)
 
     def choose(obs: Any) -> Choice:
         batch = _batch(obs, network)
         pi: Any = agents.policy(network, batch)
-        action = network.act(batch) if deterministic else units.to_env(pi.sample().cpu())
+        if deterministic:
+            action = network.act(batch)
+        elif "generator" in inspect.signature(pi.sample).parameters:
+            action = units.to_env(pi.sample(generator=generator).cpu())
+        else:
+            action = units.to_env(pi.sample().cpu())
         if units.discrete:
             thought = {"probabilities": pi.probs}
         else:  # to the environment's units, but not clipped: the curve may reach over a bound
@@ -371,6 +370,42 @@ def _chooser(actor: Any, space: Any, deterministic: bool) -> Callable[[Any], Cho
         return _for_env(action[0], space), {k: v[0].cpu().numpy() for k, v in thought.items()}
 
     return choose
+
+
+def _judge(critic: Any, space: Any) -> Callable[[Any, Any], dict[str, Any]]:
+    """`judge(obs, action)` gives what a critic of any kind says, by the names in `Episode`; V(s)
+    as "value". The last observation has no action: there, only V(s) is said."""
+    if critic is None:
+        return lambda obs, action: {}
+    network = agents.unwrap(critic)
+    function = network.forward if isinstance(network, nn.Module) else network
+    needed = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+    with_action = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in needed) >= 2
+    units = ActionUnits(space) if with_action else None
+    count = int(space.n) if isinstance(space, spaces.Discrete) else 0
+
+    def judge(obs: Any, action: Any) -> dict[str, Any]:
+        batch = _batch(obs, network)
+        if units is not None:
+            if action is None:
+                return {}
+            taken = units.from_env(torch.as_tensor(np.asarray(action))[None])
+            return {"action_values": network(batch, taken.to(batch.device)).item()}
+        values = network(batch)
+        if count > 1 and values.shape == (1, count):
+            if action is None:
+                return {}
+            q_values = values[0].cpu().numpy()
+            return {"q_values": q_values, "action_values": q_values[action - int(space.start)]}
+        if values.shape != (1,):
+            raise ValueError(
+                f"critic gives {tuple(values.shape)} for one observation; expected V(s) of shape "
+                f"(1,), or Q(s, .) with one value for each discrete action. "
+                f"End its forward with .squeeze(-1)."
+            )
+        return {"value": values.item()}
+
+    return judge
 
 
 def _for_env(action: Any, space: gym.Space) -> Any:
@@ -388,11 +423,15 @@ def _for_env(action: Any, space: gym.Space) -> Any:
     return action
 
 
+def _device(network: Any) -> torch.device:
+    """Where the network's parameters are."""
+    parameters = network.parameters() if isinstance(network, nn.Module) else iter(())
+    return next((p.device for p in parameters), torch.device("cpu"))
+
+
 def _batch(obs: Any, network: Any) -> torch.Tensor:
     """One observation as a float32 batch of one, where the network's parameters are."""
-    parameters = network.parameters() if isinstance(network, nn.Module) else iter(())
-    device = next((p.device for p in parameters), torch.device("cpu"))
-    return torch.as_tensor(np.asarray(obs, np.float32), device=device)[None]
+    return torch.as_tensor(np.asarray(obs, np.float32), device=_device(network))[None]
 
 
 @contextlib.contextmanager
@@ -400,13 +439,7 @@ def _undisturbed(*networks: Any, seed: int) -> Iterator[None]:
     """No gradients, eval mode, seeded torch generators; all as it was before, afterwards."""
     networks = tuple(network for network in networks if isinstance(network, nn.Module))
     modes = [(module, module.training) for network in networks for module in network.modules()]
-    devices = {p.device for network in networks for p in network.parameters()}
-    gpus = [device.index for device in devices if device.type == "cuda"]
-    with torch.inference_mode(), torch.random.fork_rng(devices=gpus):
-        # Not torch.manual_seed, which reaches every GPU, also those that fork_rng does not restore.
-        torch.default_generator.manual_seed(seed)
-        for gpu in gpus:
-            torch.cuda.default_generators[gpu].manual_seed(seed)
+    with torch.inference_mode(), _seeded(networks, seed):
         try:
             for network in networks:
                 network.eval()
@@ -414,6 +447,21 @@ def _undisturbed(*networks: Any, seed: int) -> Iterator[None]:
         finally:
             for module, mode in modes:
                 module.training = mode
+
+
+@contextlib.contextmanager
+def _seeded(networks: Sequence[nn.Module], seed: int) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # a button's thread: another cell may be using the global generators
+        return
+    devices = {p.device for network in networks for p in network.parameters()}
+    gpus = [device.index for device in devices if device.type == "cuda"]
+    with torch.random.fork_rng(devices=gpus):
+        # Not torch.manual_seed, which reaches every GPU, also those that fork_rng does not restore.
+        torch.default_generator.manual_seed(seed)
+        for gpu in gpus:
+            torch.cuda.default_generators[gpu].manual_seed(seed)
+        yield
 
 
 def _rendering_copy(env: Any) -> gym.Env:
@@ -428,10 +476,3 @@ def _rendering_copy(env: Any) -> gym.Env:
             f'render_mode="rgb_array".'
         )
     return game
-
-
-def _short(numbers: np.ndarray) -> list[Any]:
-    """Nested lists with five significant digits: what a reader can see, at half the size."""
-    if numbers.dtype.kind in "iub":
-        return numbers.tolist()
-    return [float(f"{x:.5g}") if np.ndim(x) == 0 else _short(x) for x in numbers]

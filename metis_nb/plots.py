@@ -5,7 +5,8 @@ Each function draws into a matplotlib figure or axes and returns it, to be chang
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -77,12 +78,8 @@ def diagnostic(
     if len(history):
         values = history[name]
         if band is not None:
-            # Wild values lie at the edge: drawn to scale, they would press all others into a line.
-            width = band[1] - band[0]
-            low, high = band[0] - 3 * width, band[1] + 3 * width
-            values = np.clip(values, low, high)
-            low, high = np.nanmin([*values, band[0]]), np.nanmax([*values, band[1]])
-            ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+            values, low, high = clipped(values, band)
+            ax.set_ylim(low, high)
         ax.plot(history["steps"], values, color=BLUE, linewidth=1.2)
     if band is not None:
         ax.axhspan(*band, color=GREEN, alpha=0.12, linewidth=0, label="healthy")
@@ -90,6 +87,20 @@ def diagnostic(
     ax.set(title=name.replace("_", " "), xlabel="environment steps")
     thousands(ax)
     return ax
+
+
+def clipped(values: Iterable[float], band: tuple[float, float]) -> tuple[list[float], float, float]:
+    """Values for a diagnostic's panel, with the least and greatest number on its axis.
+
+    Wild values lie at the edge: drawn to scale, they would press all others into a line.
+    """
+    width = band[1] - band[0]
+    least, most = band[0] - 3 * width, band[1] + 3 * width
+    kept = [x if math.isnan(x) else float(min(max(x, least), most)) for x in values]
+    known = [x for x in kept if not math.isnan(x)]
+    low, high = min([*known, band[0]]), max([*known, band[1]])
+    room = 0.05 * (high - low) or 0.5
+    return kept, low - room, high + room
 
 
 def seeds(
@@ -132,9 +143,17 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     return (total[end] - total[start]) / (end - start)
 
 
+def short(number: float) -> str:
+    """500, 20k or 1.5M, as a label."""
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:g}{unit}"
+    return f"{number:g}"
+
+
 def thousands(ax: Axes) -> None:
     """Label environment steps as 20k, 40k, ..."""
-    ax.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x else "0")
+    ax.xaxis.set_major_formatter(lambda x, _: short(x))
     ax.locator_params(axis="x", nbins=5)
     ax.grid(alpha=0.2)
     ax.spines[["top", "right"]].set_visible(False)

@@ -30,7 +30,9 @@ from metis_nb import agents, checkpoint
 from metis_nb.envs import TensorView
 from metis_nb.spaces import Environment, SpacesOnly, describe, name_of, single_spaces
 
-# A callback is any function of the trainer, called after every update. Returning True stops.
+# A callback is any function of the trainer, called after every update. Returning True stops. It may
+# have two methods: `open(trainer)`, called once when a training begins, before its first update,
+# and `close()`, called when it has ended, also where it ended by an error.
 Callback = Callable[[Any], bool | None]
 # Episodes behind "the return" at a moment: one number everywhere, in history, plots and callbacks.
 RECENT = 20
@@ -94,8 +96,10 @@ class Run:
         self.generator: torch.Generator | None = None
         self.history = History()
         self.seconds = 0.0
-        self.stopped = False
-        self._goal, self._clock = 0, 0.0
+        self.stopped = False  # by a callback or by the reader
+        self.interrupted = False  # by the reader
+        self.begin = self.goal = 0  # environment steps between which this training lies
+        self._clock = 0.0
         self._bar = _progress_bar(0, 0, show=False)
         self._trainer: Any = None
         self._callbacks: list[Callback] = []
@@ -198,6 +202,15 @@ class Run:
 
         A first interrupt (Ctrl-C, the stop button) ends the loop after the update under way, as
         if it had run out of steps; a second one raises KeyboardInterrupt at once.
+
+        Args:
+            steps: environment steps to go, above 0.
+            callbacks: called after every update; see `Callback`.
+            progress: show how far it is: in a notebook `callbacks.live_plot()`, unless there is one
+                among the callbacks; elsewhere a bar.
+
+        Raises:
+            TypeError, ValueError: callbacks that cannot be called, or another number of steps.
         """
         if not isinstance(steps, Integral) or steps < 1:
             raise ValueError(f"steps={steps!r}; expected a whole number above 0, such as 100_000.")
@@ -210,23 +223,39 @@ class Run:
                     f"callbacks holds {what} {name}; expected functions of the trainer, such as "
                     f"callbacks.stop_at(475) or lambda trainer: trainer.run.steps > 10_000."
                 )
+        # Imported here, since callbacks use what is in this file.
+        from metis_nb import live
+        from metis_nb.callbacks import live_plot
+
+        in_notebook = live.in_notebook()
+        if in_notebook and progress and not any(isinstance(c, live_plot) for c in callbacks):
+            callbacks.append(live_plot())
+        view = next((c for c in callbacks if isinstance(c, live_plot) and in_notebook), None)
         self._trainer, self._callbacks = trainer, callbacks
-        self._goal, self.stopped = self.steps + steps, False
-        self._clock = time.perf_counter()
+        self.begin, self.goal = self.steps, self.steps + int(steps)
+        self.stopped = self.interrupted = False
         threads = _one_thread(self.networks.values())
-        bar = _progress_bar(self.steps, self._goal, progress)
-        with bar as self._bar, _interruption(self), threads:
-            try:
-                yield self
-            finally:
-                for callback in callbacks:
-                    if hasattr(callback, "close"):
-                        callback.close()
+        bar = _progress_bar(self.begin, self.goal, progress and view is None)
+        interruption = _interruption(self, view.say if view else lambda text: False)
+        with bar as self._bar, interruption, threads, contextlib.ExitStack() as closing:
+            # The stack calls every close, whatever raises, and the one opened last is closed first.
+            for callback in callbacks:
+                if hasattr(callback, "close"):
+                    closing.callback(callback.close)
+                if hasattr(callback, "open"):
+                    callback.open(trainer)
+            self._clock = time.perf_counter()
+            yield self
 
     @property
     def unfinished(self) -> bool:
         """Whether there are steps left and nobody asked to stop."""
-        return self.steps < self._goal and not self.stopped
+        return self.steps < self.goal and not self.stopped
+
+    @property
+    def progress(self) -> float:
+        """The part of this training's steps that is done, from 0 to 1."""
+        return min((self.steps - self.begin) / max(self.goal - self.begin, 1), 1.0)
 
     def stop(self) -> None:
         """End the training after the update under way."""
@@ -241,10 +270,14 @@ class Run:
         for name, column in (("return", 1), ("length", 2)):
             values = [episode[column] for episode in recent]
             row[name] = sum(values) / len(values) if values else math.nan
-        self.history.append(row | {name: float(value) for name, value in numbers.items()})
-        if recent:
-            self._bar.set_postfix_str(f"return {row['return']:.1f}", refresh=False)
-        self._bar.update(min(self.steps, self._goal) - self._bar.n)
+        row |= {name: float(value) for name, value in numbers.items()}
+        self.history.append(row)
+        shown = [f"return {row['return']:.1f}"] if recent else []
+        for name in getattr(self._trainer, "healthy", {}):
+            if name in row:
+                shown.append(f"{name.replace('_', ' ')} {row[name]:.2g}")
+        self._bar.set_postfix_str(", ".join(shown), refresh=False)
+        self._bar.update(min(self.steps, self.goal) - self._bar.n)
         for callback in self._callbacks:
             answer = callback(self._trainer)
             # True alone: a function that happens to return something goes on.
@@ -253,19 +286,28 @@ class Run:
         self._clock = time.perf_counter()  # callbacks are not training time
 
 
+def can_interrupt() -> bool:
+    """Whether an interrupt ends a training cleanly: in the main thread, and not under a test
+    runner, where a swallowed interrupt would turn a timed-out cell into a passed one."""
+    main = threading.current_thread() is threading.main_thread()
+    return main and "METIS_NB_TEST" not in os.environ
+
+
 @contextlib.contextmanager
-def _interruption(run: Run) -> Iterator[None]:
-    """SIGINT: the first stops the run, the second raises. Only in the main thread, and not under
-    a test runner, where a swallowed interrupt would turn a timed-out cell into a passed one."""
-    if threading.current_thread() is not threading.main_thread() or "METIS_NB_TEST" in os.environ:
+def _interruption(run: Run, say: Callable[[str], bool]) -> Iterator[None]:
+    """SIGINT: the first stops the run, the second raises. `say` may show what happens, or not."""
+    if not can_interrupt():
         yield
         return
 
     def handle(number: int, frame: Any) -> None:
-        if run.stopped:
+        if run.interrupted:
             raise KeyboardInterrupt
+        run.interrupted = True
         run.stop()
-        tqdm.write("Stopping after this update. Interrupt again to stop at once.")
+        text = "Stopping after this update. Interrupt again to stop at once."
+        if not say(text):
+            tqdm.write(text)
 
     before = signal.signal(signal.SIGINT, handle)
     try:

@@ -8,7 +8,8 @@ import json
 import os
 import random
 import re
-import shutil
+import sys
+import threading
 
 import gymnasium as gym
 import numpy as np
@@ -17,8 +18,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from metis_nb import agents
-from metis_nb.player import Episode, play
+import metis_nb
+from metis_nb import agents, frontend
+from metis_nb import episode as episode_module
+from metis_nb.episode import Episode
+from metis_nb.player import PlayError, play
+
+player_module = sys.modules["metis_nb.player"]
 
 
 class Dots(gym.Env):
@@ -75,6 +81,11 @@ def data_of(episode: Episode) -> dict:
     return json.loads(re.search(r"const data = (.*);\n", page)[1].replace("<\\/", "</"))
 
 
+def track_of(episode: Episode) -> dict:
+    (track,) = data_of(episode)["tracks"]
+    return track
+
+
 # --- what is recorded -------------------------------------------------------------------------
 
 
@@ -127,7 +138,7 @@ def test_a_gaussian_policy_is_told_in_the_environments_units():
     np.testing.assert_allclose(episode.mean, 2 * pi.mean, atol=1e-5)
     np.testing.assert_allclose(episode.std, 2 * pi.stddev, atol=1e-5)
     assert not np.allclose(episode.actions, episode.mean)
-    data = data_of(episode)
+    data = track_of(episode)
     assert (data["low"], data["high"]) == ([-2.0], [2.0])
 
 
@@ -178,18 +189,18 @@ def test_long_episodes_are_thinned_evenly_and_equal_frames_kept_once():
     assert len(episode.frames) == 4  # steps 0, 4 and 8 of six, and 1501
     assert episode.length == 1501
     assert "stopped at max_steps" in repr(episode)
-    data = data_of(episode)
+    data = track_of(episode)
     assert data["score"][-1] == 0.5 * 1501
     assert len(data["score"]) == len(data["reward"]) == len(data["action"]) + 1 == len(steps)
 
 
 def test_actions_of_other_kinds():
     assert play("Dots-v0", lambda obs: torch.tensor([3]), max_steps=2).actions.tolist() == [3, 3]
-    assert data_of(play("Dots-v0", lambda obs: 1, max_steps=1))["choices"] == [1, 2, 3]
+    assert track_of(play("Dots-v0", lambda obs: 1, max_steps=1))["choices"] == [1, 2, 3]
     many = gym.make("Dots-v0", actions=gym.spaces.MultiDiscrete([2, 5]))
     assert play(many, lambda obs: [1, 4], max_steps=2).actions.tolist() == [[1, 4], [1, 4]]
     unbounded = gym.make("Dots-v0", actions=gym.spaces.Box(-np.inf, np.inf, (2,)))
-    data = data_of(play(unbounded, lambda obs: np.array([0.5, obs[0]]), max_steps=3))
+    data = track_of(play(unbounded, lambda obs: np.array([0.5, obs[0]]), max_steps=3))
     assert data["low"][1] == 0.0
     assert data["high"][1] == 2.0
 
@@ -232,47 +243,297 @@ def test_save(tmp_path):
     assert Image.open(episode.save(str(tmp_path / "episode.png"))).format == "PNG"
     film = Image.open(episode.save(tmp_path / "episode.gif"))
     assert film.n_frames > 5
-    with pytest.raises(ValueError, match=r"episode\.mp4.*\.html, \.png or \.gif"):
-        episode.save(tmp_path / "episode.mp4")
+    with pytest.raises(ValueError, match=r"episode\.avi.*\.html, \.png, \.gif or \.mp4"):
+        episode.save(tmp_path / "episode.avi")
 
 
-def test_the_player_in_a_browser(cartpole, tmp_path):
-    sync_api = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium")
+def test_save_as_mp4(tmp_path, monkeypatch):
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    pair = {"one": balance, "two": lambda obs: 0}
+    for episode in (play("CartPole-v1", balance, seed=0, max_steps=20), play("CartPole-v1", pair)):
+        path = episode.save(tmp_path / "episode.mp4")
+        frames = imageio_ffmpeg.read_frames(str(path))
+        about = next(frames)
+        assert about["codec"] == "h264"
+        assert sum(1 for _ in frames) >= 9
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(ImportError, match=r"mp4 needs.*pip install imageio-ffmpeg"):
+        episode.save(tmp_path / "other.mp4")
+
+
+# --- several agents ---------------------------------------------------------------------------
+
+
+def test_agents_side_by_side_start_alike(cartpole):
     env, actor, critic = cartpole
-    episode = play(env, actor, critic=critic, seed=1, max_steps=7)
-    one, other = (episode._repr_mimebundle_()["text/html"] for _ in range(2))
-    (tmp_path / "page.html").write_text(f'<meta charset="utf-8">{one}{other}', encoding="utf-8")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
-        page = browser.new_page()
-        errors: list[str] = []
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto((tmp_path / "page.html").as_uri())
-        player, second = (page.locator('.mnb-player[data-ready="1"]').nth(i) for i in (0, 1))
-        clock = player.locator(".clock")
-        player.locator(".next").click()
-        player.press("ArrowRight")
-        assert clock.inner_text() == "2 / 7"
-        assert second.locator(".clock").inner_text() == "0 / 7"
-        assert f"action {episode.actions[2]}" in player.locator(".title").first.inner_text()
-        shown = [float(text) for text in player.locator(".row span:last-child").all_inner_texts()]
-        np.testing.assert_allclose(shown, episode.probabilities[2], atol=0.006)
-        picture = player.locator(".frame").get_attribute("src")
-        assert base64.b64decode(picture.split(",")[1]) == episode.frames[episode.shown[2][1]]
-        player.locator(".seek").fill("4")
-        assert clock.inner_text() == "4 / 7"
-        player.press(" ")
-        player.locator(".end").wait_for()  # plays to the end by itself
-        assert player.locator(".end").inner_text() == "Stopped at max_steps after 7 steps, return 7"
-        assert clock.inner_text() == "7 / 7"
-        assert not player.locator(".strip").is_visible()
-        assert errors == []
-        browser.close()
+    both = play(env, {"before": actor, "after": balance}, critic=critic, seed=3, max_steps=30)
+    assert list(both) == ["before", "after"]
+    assert len(both) == 2
+    np.testing.assert_array_equal(both["before"].obs[0], both["after"].obs[0])
+    alone = play(env, actor, critic=critic, seed=3, max_steps=30)
+    np.testing.assert_array_equal(both["before"].obs, alone.obs)
+    np.testing.assert_array_equal(both["before"].values, alone.values)
+    assert repr(both).startswith("<Episodes CartPole-v1: before: ")
+    data = data_of(both)
+    assert data["layout"] == "side"
+    assert [track["name"] for track in data["tracks"]] == ["before", "after"]
+    # The first picture is the same, and there once.
+    assert data["tracks"][0]["picture"][0] == data["tracks"][1]["picture"][0] == 0
+    assert len(data["frames"]) < sum(len(episode.frames) for episode in both.tracks)
+
+
+def test_a_list_of_agents_has_a_slider(cartpole):
+    env, actor, critic = cartpole
+    stages = play(env, [actor, balance], seed=3, max_steps=30)
+    assert list(stages) == ["1 of 2", "2 of 2"]
+    assert data_of(stages)["layout"] == "stages"
+    named = play(env, [("0 steps", actor), ("90 steps", actor)], critic=[None, critic], seed=3)
+    assert list(named) == ["0 steps", "90 steps"]
+    assert named["0 steps"].values is None
+    assert named["90 steps"].values is not None
+    paired = [("0 steps", critic), ("90 steps", critic)]  # as callbacks.snapshots gathers them
+    assert play(env, named_like(actor), critic=paired, seed=3)["0 steps"].values is not None
+
+
+def named_like(actor):
+    return [("0 steps", actor), ("90 steps", actor)]
+
+
+def test_many_long_episodes_are_thinned_more():
+    five = play("Dots-v0", [lambda obs: 1] * 5, max_steps=500)
+    assert all(len(episode.shown) <= 251 for episode in five.tracks)
+    assert [step for step, _ in five.tracks[0].shown[:3]] == [0, 2, 4]
+    assert five.tracks[0].shown[-1][0] == five.tracks[0].length == 500
+
+
+def test_pictures_of_several_agents(tmp_path):
+    both = play("CartPole-v1", {"lean": lambda obs: 0, "balance": balance}, seed=0, max_steps=20)
+    one = Image.open(both["lean"].save(tmp_path / "one.png"))
+    two = Image.open(both.save(tmp_path / "two.png"))
+    assert two.size == (one.width, 2 * one.height)
+    film = Image.open(both.save(tmp_path / "both.gif"))
+    single = Image.open(both["balance"].save(tmp_path / "single.gif"))
+    assert film.width == pytest.approx(2 * single.width, rel=0.03)
+    assert both.save(tmp_path / "both.html").stat().st_size < 100_000
+
+
+@pytest.mark.parametrize(
+    ("actor", "critic", "error", "match"),
+    [
+        ([], None, ValueError, "actor is empty"),
+        ([("a", balance), ("a", balance)], None, ValueError, "two have the same name"),
+        ("balance", None, TypeError, "actor is a str"),
+        ([balance, 3], None, TypeError, "actor is a int"),
+        (
+            {"a": balance},
+            {"b": balance},
+            ValueError,
+            r"critic has \['b'\].*one for each of \['a'\]",
+        ),
+        ([balance, balance], [balance], ValueError, "critic has.*one critic for all"),
+        ({"a": balance}, {"a": 3}, TypeError, "critic is 3"),
+    ],
+)
+def test_several_agents_that_do_not_fit(actor, critic, error, match):
+    with pytest.raises(error, match=match):
+        play("CartPole-v1", actor, critic=critic)
+
+
+# --- critics of every kind --------------------------------------------------------------------
+
+
+class QNetwork(nn.Module):
+    """Q(s, .) of three actions, 1 .. 3: the step, and 10 more for the action that is its turn."""
+
+    def forward(self, obs):
+        turn = nn.functional.one_hot(obs[:, 0].long() % 3, 3)
+        return obs[:, :1] + 10.0 * turn
+
+    def act(self, obs):
+        return self(obs).argmax(-1) + 1
+
+
+def test_a_q_network_as_actor_or_critic():
+    for episode in (
+        play("Dots-v0", QNetwork(), max_steps=4),
+        play("Dots-v0", QNetwork(), critic=nn.DataParallel(QNetwork()), max_steps=4),
+        play("Dots-v0", lambda obs: int(obs[0]) % 3 + 1, critic=QNetwork(), max_steps=4),
+    ):
+        assert episode.actions.tolist() == [1, 2, 3, 1]
+        assert episode.q_values.tolist() == [[10, 0, 0], [1, 11, 1], [2, 2, 12], [13, 3, 3]]
+        assert episode.action_values.tolist() == [10, 11, 12, 13]
+        assert episode.values is None
+        track = track_of(episode)
+        assert track["q"][1] == [1, 11, 1]
+        assert track["charts"][0]["label"] == "Q(s, a)"
+
+
+def test_a_critic_of_state_and_action_gets_the_policys_units():
+    class Critic(nn.Module):
+        def forward(self, obs, action):
+            assert obs.shape == (1, 3)
+            assert action.shape == (1, 1)
+            return action[:, 0]
+
+    episode = play("Pendulum-v1", lambda obs: [1.0], critic=Critic(), max_steps=3)
+    assert episode.action_values.tolist() == [0.5] * 3  # torques within [-2, 2]
+
+
+def test_a_critic_of_another_shape_is_named():
+    with pytest.raises(PlayError, match=r"critic gives \(1, 1\).*squeeze"):
+        play("CartPole-v1", balance, critic=lambda obs: obs[:, :1])
+
+
+def test_discounted_returns_and_advantages():
+    values = {0: 5.0, 1: 4.0, 2: 3.0}  # of steps 0, 1, 2; rewards are 0.5
+    critic = lambda obs: torch.tensor([values[int(obs[0, 0])]])  # noqa: E731
+    cut = play("Dots-v0", lambda obs: 1, critic=critic, max_steps=2, gamma=0.9)
+    np.testing.assert_allclose(cut.discounted, [0.5 + 0.9 * (0.5 + 0.9 * 3), 0.5 + 0.9 * 3])
+    np.testing.assert_allclose(cut.advantages, [0.5 + 0.9 * 4 - 5, 0.5 + 0.9 * 3 - 4])
+    cut.terminated = True  # then nothing comes after it
+    np.testing.assert_allclose(cut.discounted, [0.5 + 0.9 * 0.5, 0.5])
+    np.testing.assert_allclose(cut.advantages, [0.5 + 0.9 * 4 - 5, 0.5 - 4])
+    assert play("Dots-v0", lambda obs: 1, max_steps=2).advantages is None
+    labels = [chart["label"] for chart in track_of(cut)["charts"]]
+    assert labels == ["Value V(s)", "Advantage: r + γ V(s') − V(s)"]
+
+
+# --- in a notebook ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def page(monkeypatch):
+    """What a running notebook would show: (bundle, keywords) for each display."""
+    shown = []
+    monkeypatch.setattr(frontend, "is_live", lambda: True)
+    for module in (episode_module, player_module):
+        monkeypatch.setattr(module, "display", lambda *a, **k: shown.append((a[0], k)))
+
+    class Handle:
+        def display(self, bundle, raw):
+            shown.append((bundle, {"handle": self}))
+
+        def update(self, bundle, raw):
+            shown.append((bundle, {"update": self}))
+
+    monkeypatch.setattr(episode_module, "DisplayHandle", Handle)
+    monkeypatch.setattr(frontend, "show_widget", lambda widget, text: shown.append((widget, text)))
+    return shown
+
+
+def press(shown):
+    (button,) = [each.children[0] for each, _ in shown if hasattr(each, "children")]
+    button.click()
+    return button
+
+
+def test_new_episode_plays_another_with_the_agent_as_it_was(page, cartpole):
+    env, actor, critic = cartpole
+    episode = play(env, actor, critic=critic, seed=1, max_steps=6)
+    with torch.no_grad():
+        actor.head.weight.fill_(torch.nan)  # training goes on, and wrong
+    episode._ipython_display_()
+    (first, about), (box, text) = page
+    assert set(first) == {"text/html", "image/png", "text/plain"}
+    assert "run the cell" in text
+    button = press(page)
+    (second, update) = page[-1]
+    assert update["update"] is about["handle"]
+    assert second["text/html"] != first["text/html"]
+    assert not button.disabled
+    assert button.description == "New episode"
+    before = torch.get_rng_state()
+    worker = threading.Thread(target=button.click)  # as some kernels do
+    worker.start()
+    worker.join()
+    assert len(page) == 4
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_new_episode_of_several_agents(page, cartpole):
+    env, actor, _ = cartpole
+    play(env, {"a": actor, "b": balance}, max_steps=3)._ipython_display_()
+    press(page)
+    assert page[-1][0]["text/plain"].startswith("<Episodes CartPole-v1: a: ")
+
+
+def test_new_episode_that_fails_says_so(page):
+    calls = iter([1, 1, 9])
+    play("Dots-v0", lambda obs: next(calls), max_steps=2)._ipython_display_()
+    button = press(page)
+    box = page[1][0]
+    assert "actor chose 9" in box.children[1].value
+    assert not button.disabled
+
+
+def test_a_second_press_meanwhile_is_dropped(page):
+    inner = []
+
+    def nosy(obs):
+        if inner:
+            inner.pop().click()
+        return 1
+
+    play("Dots-v0", nosy, max_steps=2)._ipython_display_()
+    box = page[1][0]
+    inner.append(box.children[0])
+    box.children[0].click()
+    assert len(page) == 3  # the player, its button, one update
+
+
+def test_without_a_live_page_there_is_no_button(monkeypatch, balanced):
+    shown = []
+    monkeypatch.setattr(episode_module, "display", lambda bundle, raw: shown.append(bundle))
+    balanced._ipython_display_()
+    (bundle,) = shown
+    assert "text/html" in bundle
+
+
+def test_what_was_recorded_before_an_error_is_shown(page):
+    env = gym.make("Dots-v0", fails_at=3)
+    with pytest.raises(PlayError, match=r"step 3.*the dots ran out") as caught:
+        play(env, lambda obs: 1, critic=lambda obs: obs[:, 0])
+    ((shown, _),) = page
+    assert shown is caught.value.episode
+    assert shown.length == 3
+    assert shown.values.tolist() == [0, 1, 2, 3]
+    assert shown.ending == "failed: ZeroDivisionError: the dots ran out"
+    assert track_of(shown)["ending"] == "Failed: ZeroDivisionError: the dots ran out"
+
+
+def test_an_error_of_the_picture_or_the_critic_leaves_what_came_before(monkeypatch):
+    frames = iter(range(3))
+    render = Dots.render
+    monkeypatch.setattr(Dots, "render", lambda self: (next(frames), render(self))[1])
+    with pytest.raises(PlayError, match="step 3: StopIteration") as caught:
+        play("Dots-v0", lambda obs: 1)
+    assert caught.value.episode.length == 2
+    monkeypatch.undo()
+
+    def critic(obs):
+        return torch.tensor([1 / (2 - obs[0, 0].item())])
+
+    with pytest.raises(PlayError, match="step 2: ZeroDivisionError") as caught:
+        play("Dots-v0", lambda obs: 1, critic=critic)
+    episode = caught.value.episode
+    assert episode.values.tolist()[:2] == [0.5, 1.0]
+    assert np.isnan(episode.values[2])
+    assert track_of(episode)["value"] == [0.5, 1.0, None]
+
+
+def test_an_error_at_the_start_has_nothing_to_show(page):
+    with pytest.raises(PlayError, match="step 0") as caught:
+        play("Dots-v0", lambda obs: 9)
+    assert caught.value.episode is None
+    assert page == []
+
+
+def test_seeds_nobody_gave_come_from_metis_nb_seed():
+    metis_nb.seed(7)
+    first = [play("Dots-v0", lambda obs: 1, max_steps=1).seed for _ in range(2)]
+    metis_nb.seed(7)
+    assert [play("Dots-v0", lambda obs: 1, max_steps=1).seed for _ in range(2)] == first
+    assert first[0] != first[1]
 
 
 # --- what it leaves alone ---------------------------------------------------------------------
@@ -411,13 +672,13 @@ def test_actors_that_cannot_act(cartpole):
     ],
 )
 def test_actions_outside_the_space(env_id, action, match):
-    with pytest.raises(RuntimeError, match=match):
+    with pytest.raises(PlayError, match=match):
         play(env_id, lambda obs: action)
 
 
 def test_an_error_in_the_middle_names_the_step():
     env = gym.make("Dots-v0", fails_at=3)
-    with pytest.raises(RuntimeError, match=r"step 3.*Error: the dots ran out") as caught:
+    with pytest.raises(PlayError, match=r"step 3.*Error: the dots ran out") as caught:
         play(env, lambda obs: 1)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
@@ -427,6 +688,7 @@ def test_an_error_in_the_middle_names_the_step():
     [
         ({"max_steps": 0}, "max_steps is 0; it must be at least 1"),
         ({"seed": -1}, "seed is -1; it must be 0 or more"),
+        ({"gamma": 1.5}, "gamma is 1.5; it must be from 0 to 1"),
     ],
 )
 def test_numbers_out_of_range(arguments, match):

@@ -121,6 +121,70 @@ def test_live_plot_draws_nothing_outside_a_notebook():
     assert not plt.get_fignums()
 
 
+class Watcher:
+    """A callback that notes what is called, and may raise."""
+
+    def __init__(self, name, calls, failing=()):
+        self.name, self.calls, self.failing = name, calls, failing
+
+    def note(self, what):
+        self.calls.append((self.name, what))
+        if what in self.failing:
+            raise RuntimeError(f"{self.name} {what}")
+
+    def open(self, trainer):
+        assert trainer.run.steps == trainer.run.begin
+        self.note("open")
+
+    def __call__(self, trainer):
+        self.note("update")
+
+    def close(self):
+        self.note("close")
+
+
+def test_callbacks_are_opened_before_the_first_update_and_closed_after_the_last():
+    trainer, actor, critic = small(gym.make("CartPole-v1"))
+    calls = []
+    trainer.train(actor, critic, steps=200, callbacks=[Watcher("a", calls), Watcher("b", calls)])
+    assert [what for name, what in calls if name == "a"] == ["open", "update", "update", "close"]
+    assert [name for name, what in calls if what == "open"] == ["a", "b"]
+    assert [name for name, what in calls if what == "close"] == ["b", "a"]
+
+
+@pytest.mark.parametrize("failing", [("close",), ("update",), ("update", "close")])
+def test_every_callback_is_closed_whatever_raises(failing):
+    trainer, actor, critic = small(gym.make("CartPole-v1"))
+    calls = []
+    watchers = [Watcher("a", calls), Watcher("b", calls, failing), Watcher("c", calls)]
+    with pytest.raises(RuntimeError, match="b "):
+        trainer.train(actor, critic, steps=200, callbacks=watchers)
+    assert {name for name, what in calls if what == "close"} == {"a", "b", "c"}
+
+
+def test_progress_is_that_of_this_training():
+    trainer, actor, critic = small(gym.make("CartPole-v1"))
+    assert trainer.run.progress == 0
+    seen = []
+    watch = lambda trainer: seen.append(trainer.run.progress)  # noqa: E731
+    trainer.train(actor, critic, steps=256, callbacks=watch)
+    trainer.train(actor, critic, steps=200, callbacks=watch)
+    assert seen == [0.5, 1.0, 0.64, 1.0]
+    assert (trainer.run.begin, trainer.run.goal) == (256, 456)
+
+
+def test_the_bar_tells_the_return_and_the_diagnostics():
+    trainer, actor, critic = small(gym.make("CartPole-v1"))
+    said = []
+    look = lambda trainer: said.append(trainer.run._bar.postfix)  # noqa: E731
+    trainer.train(actor, critic, steps=256, callbacks=look)
+    row = trainer.history[-1]
+    assert said[-1] == (
+        f"return {row['return']:.1f}, kl {row['kl']:.2g}, clip fraction "
+        f"{row['clip_fraction']:.2g}, explained variance {row['explained_variance']:.2g}"
+    )
+
+
 # --- interruption -----------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 python tools/make_pictures.py
 """
 
+import copy
 from pathlib import Path
 
 import matplotlib
@@ -24,15 +25,16 @@ def main() -> None:
         metis_nb.seed(0)
         env = envs.make(name, num_envs=16)
         actor, critic = agents.actor(env), agents.critic(env)
+        untrained = copy.deepcopy(actor)
         history = PPO(env, seed=0).train(actor, critic, steps=steps)
         plots.learning_curve(history, solved=solved, ax=ax)
         seconds = history[-1]["seconds"]
         ax.set_title(f"PPO, {name}: {seconds:.0f} seconds, one CPU core", fontsize=11)
         print(f"{name}: mean return of 100 greedy episodes {evaluate(env, actor).mean():.1f}")
     figure.savefig(DOCS / "learning_curves.png", dpi=90)
-    episode = play(env, actor, critic=critic, seed=0)
-    print(repr(episode))
-    episode.save(DOCS / "pendulum.gif")
+    both = play(env, {"before training": untrained, "after": actor}, seed=0)
+    print(both)
+    both.save(DOCS / "pendulum.gif")
     plots.algorithms().savefig(DOCS / "algorithms.png", dpi=80)
 
 

@@ -129,7 +129,8 @@ class PPO:
 
         Args:
             callbacks: functions of the trainer, called after each update; True stops.
-            progress: show a progress bar.
+            progress: show how far it is: in a notebook a picture of returns and of the numbers in
+                `healthy`, elsewhere a progress bar.
 
         Returns:
             The history, one row for each update; also in `trainer.history`.
