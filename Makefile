@@ -3,6 +3,9 @@
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
+# A second one with the package versions of Google Colab, which are older.
+COLAB  := .venv-colab
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 INDEX  := notebooks/00_start_here.ipynb
 
 .DEFAULT_GOAL := help
@@ -10,7 +13,7 @@ INDEX  := notebooks/00_start_here.ipynb
 
 .PHONY: help
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "The first call makes .venv. With another Python: make PYTHON=python3.12 lab"
 
 .PHONY: lab
@@ -27,46 +30,59 @@ lab: $(VENV)/.lab ## open the notebooks in JupyterLab
 test: $(VENV)/.test ## check the code, run every test and every notebook
 	@$(PY) tools/test.py
 
+.PHONY: test-colab
+test-colab: $(COLAB)/.test ## run the notebooks and tests on the package versions of Google Colab
+	@$(COLAB)/bin/python tools/test.py --colab
+
 .PHONY: check
 check: $(VENV)/.test ## only lint, formatting and types
 	@$(PY) tools/test.py --check
 
 .PHONY: notebooks
-notebooks: $(VENV)/.test ## run the notebooks and store their outputs
-	@$(PY) tools/build_notebooks.py
+notebooks: $(VENV)/.test ## run the notebooks and store their outputs (one: NOTEBOOK=notebooks/03_ppo.ipynb)
+	@$(PY) tools/build_notebooks.py $(NOTEBOOK)
 
 .PHONY: clean
 clean: ## remove caches and builds
 	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find . -name $(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -print | xargs rm -rf
+	find . -name '.venv*' -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -print | xargs rm -rf
 
 .PHONY: distclean
-distclean: clean ## remove .venv too
-	rm -rf $(VENV)
+distclean: clean ## remove .venv and .venv-colab too
+	rm -rf $(VENV) $(COLAB)
 
 # .venv/.lab and .venv/.test say which extras are installed, and since when: pip runs again only when
 # a requirement has changed. What tests need includes what the lab needs.
 $(VENV)/.lab: pyproject.toml constraints.txt
-	$(call install,lab)
+	$(call make_environment,$(VENV))
+	@$(PY) $(PIP_INSTALL) -c constraints.txt -e ".[lab]"
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt
-	$(call install,lab$(comma)test)
+	$(call make_environment,$(VENV))
+	@$(PY) $(PIP_INSTALL) -c constraints.txt -e ".[lab,test]"
 	@touch $@ $(VENV)/.lab
 
-comma := ,
-define install
-@if [ ! -x $(PY) ]; then \
+# First what Colab has, then metis_nb on top of it, with no constraint on those versions: whether pip
+# has left them as they are is what tools/test.py --colab then checks.
+$(COLAB)/.test: pyproject.toml constraints.txt constraints-colab.txt
+	$(call make_environment,$(COLAB))
+	@$(COLAB)/bin/python tools/colab.py --rest >$(COLAB)/rest.txt
+	@$(COLAB)/bin/python $(PIP_INSTALL) -r constraints-colab.txt -c $(COLAB)/rest.txt
+	@$(COLAB)/bin/python $(PIP_INSTALL) -c $(COLAB)/rest.txt -e ".[test]"
+	@touch $@
+
+define make_environment
+@if [ ! -x $(1)/bin/python ]; then \
 	command -v $(PYTHON) >/dev/null || { \
 		echo "$(PYTHON) was not found. Please install Python 3.11 or newer (Debian, Ubuntu: apt install python3 python3-venv)."; exit 1; }; \
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "metis_nb needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Please name another: make PYTHON=python3.12 $(or $(MAKECMDGOALS),lab)"; exit 1; }; \
 	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "$(PYTHON) cannot make virtual environments. Please install its venv module (Debian, Ubuntu: apt install python3-venv)."; exit 1; }; \
-	echo "Making $(VENV) with $$($(PYTHON) --version)"; \
-	$(PYTHON) -m venv --clear $(VENV); \
+	echo "Making $(1) with $$($(PYTHON) --version)"; \
+	$(PYTHON) -m venv --clear $(1); \
 fi
-@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip
+@$(1)/bin/python -m pip --version >/dev/null 2>&1 || $(1)/bin/python -m ensurepip
 @echo "Installing metis_nb and what it needs (the first time, a few minutes)"
-@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(1)]"
 endef

@@ -56,7 +56,8 @@ class Film:
         if path.suffix == ".html":
             title = html.escape(self.tracks[0].env_id)
             page = '<!doctype html><html lang="en"><meta charset="utf-8">'
-            page += '<meta name="viewport" content="width=device-width"><title>'
+            page += '<meta name="viewport" content="width=device-width">'
+            page += '<meta name="color-scheme" content="light dark"><title>'
             path.write_text(f"{page}{title}</title>\n{self._html()}\n", encoding="utf-8")
         elif path.suffix == ".png":
             path.write_bytes(self._filmstrip())

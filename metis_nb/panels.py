@@ -82,7 +82,7 @@ def panel(
         settings = [first | dict(each) for each in still]
     picture, caption = _picture(draw, settings, figsize)
     if not live:
-        display(picture, caption)
+        display(*[output for output in (picture, caption) if str(output)])
         return
     names = ", ".join(widget.description for widget in widgets.values())
     frontend.show_widget(
@@ -140,7 +140,8 @@ def _picture(
             said = draw(part, **values)
             if several:
                 part.suptitle(_in_words(values))
-            lines.append(_in_words(values) + (f": {said}" if said else ""))
+            if said or not several:  # each of several has its values above it
+                lines.append(_in_words(values) + (f": {said}" if said else ""))
         name = getattr(draw, "__name__", "picture").replace("_", " ").strip()
         picture = _png(figure, f"{name} ({'; '.join(map(_in_words, settings))})")
     return picture, _text("\n\n".join(lines))

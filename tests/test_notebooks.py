@@ -2,6 +2,8 @@
 home runs alone. (That every cell runs is tested by nbval; see tools/test.py.)"""
 
 import ast
+import base64
+import io
 import os
 import re
 import subprocess
@@ -14,6 +16,8 @@ import check_notebooks
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
@@ -27,6 +31,13 @@ def read(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_committed_notebooks_are_fit(path):
     assert list(check_notebooks.problems(path)) == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_committed_notebooks_are_as_the_builder_writes_them(path):
+    notebook = read(path)
+    build_notebooks.normalise(notebook)
+    assert build_notebooks.as_bytes(notebook) == path.read_bytes(), "run `make notebooks`"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
@@ -133,26 +144,73 @@ def spoil_path_with_forward_slashes(notebook):
     notebook.cells[0].source += "\nopen C:/Users/someone"
 
 
+def show_instead(notebook, data):
+    notebook.cells[1].outputs = [new_output("display_data", data=data)]
+
+
 def spoil_type(notebook):
-    notebook.cells[1].outputs = [
-        new_output("display_data", data={"image/webp": "", "text/plain": ""})
-    ]
+    show_instead(notebook, {"image/webp": "", "text/plain": "x"})
+
+
+def spoil_type_by_an_animation(notebook):
+    show_instead(notebook, {"image/gif": "", "text/plain": "x"})
+
+
+def spoil_type_by_a_widget(notebook):
+    show_instead(notebook, {build_notebooks.WIDGET: {}, "text/plain": "x"})
 
 
 def spoil_text(notebook):
-    notebook.cells[1].outputs = [new_output("display_data", data={"image/png": ""})]
+    show_instead(notebook, {"image/png": ""})
 
 
 def spoil_text_by_a_blank(notebook):
-    notebook.cells[1].outputs = [
-        new_output("display_data", data={"image/png": "", "text/plain": " "})
-    ]
+    show_instead(notebook, {"image/png": "", "text/plain": " "})
 
 
 def spoil_html(notebook):
-    notebook.cells[1].outputs = [
-        new_output("display_data", data={"text/html": "x" * 20_001, "text/plain": "x"})
-    ]
+    show_instead(notebook, {"text/html": "x" * 20_001, "text/plain": "x"})
+
+
+def spoil_html_by_a_script(notebook):
+    show_instead(notebook, {"text/html": "<SCRIPT>1</SCRIPT>", "text/plain": "x"})
+
+
+def spoil_address(notebook):
+    notebook.cells[1].outputs[0].text = "<object at 0x7f1a>"
+
+
+def spoil_address_alone(notebook):
+    show_instead(notebook, {"text/markdown": "id 0x7f1a2b3c4d5e", "text/plain": "x"})
+
+
+def spoil_timings(notebook):
+    notebook.cells[1].outputs[0].text = "100%|#| 80.0k/80.0k [00:05<00:00, 14.2k steps/s]"
+
+
+def spoil_id(notebook):
+    notebook.cells[1].id = "e3b0c442"
+
+
+def spoil_metadata(notebook):
+    notebook.metadata["vscode"] = {}
+
+
+def spoil_metadata_of_a_cell(notebook):
+    notebook.cells[1].metadata["execution"] = {"iopub.execute_input": "2026-01-01T00:00:00Z"}
+
+
+def spoil_metadata_of_prose(notebook):
+    notebook.cells[0].metadata["collapsed"] = True
+
+
+def spoil_metadata_of_an_output(notebook):
+    show_instead(notebook, {"image/png": "", "text/plain": "x"})
+    notebook.cells[1].outputs[0].metadata["needs_background"] = "light"
+
+
+def spoil_variable(notebook):
+    notebook.cells[1].source = 'os.environ["METIS_NB_STATIC"] = "1"'
 
 
 def spoil_length_of_last(notebook):
@@ -181,9 +239,21 @@ def spoil_size(notebook):
         (spoil_path_of_a_file_address, "names a folder of one machine"),
         (spoil_path_with_forward_slashes, "names a folder of one machine"),
         (spoil_type, "type image/webp"),
+        (spoil_type_by_an_animation, "type image/gif"),
+        (spoil_type_by_a_widget, "type application/vnd.jupyter.widget-view+json"),
         (spoil_text, "without text"),
         (spoil_text_by_a_blank, "without text"),
         (spoil_html, "more than 20 kB of HTML"),
+        (spoil_html_by_a_script, "holds a script"),
+        (spoil_address, "in memory, at 0x7f1a"),
+        (spoil_address_alone, "in memory, 0x7f1a2b3c4d5e"),
+        (spoil_timings, "took, [00:05<00:00, 14.2k steps/s]"),
+        (spoil_id, "cell 2: its id is e3b0c442, not c001"),
+        (spoil_metadata, "no reader needs: vscode"),
+        (spoil_metadata_of_a_cell, "cell 2: holds metadata that no reader needs: execution"),
+        (spoil_metadata_of_prose, "cell 1: holds metadata that no reader needs: collapsed"),
+        (spoil_metadata_of_an_output, "output with metadata: needs_background"),
+        (spoil_variable, "METIS_NB_ variable"),
         (spoil_size, "1.0 MB; at most 1"),
     ],
 )
@@ -246,6 +316,45 @@ def test_building_runs_and_normalises(tmp_path):
     assert path.read_text(encoding="utf-8") == built  # the same, byte for byte
 
 
+# What the notebooks of the collection are made of, in a few seconds.
+SMALL = """\
+import gymnasium as gym
+import matplotlib.pyplot as plt
+import metis_nb
+from metis_nb import PPO, agents, play, show
+
+metis_nb.seed(0)
+env = gym.make("CartPole-v1")
+actor, critic = agents.actor(env), agents.critic(env)
+trainer = PPO(env, seed=0)
+history = trainer.train(actor, critic, 4096)
+play(env, actor, seed=0)
+---
+plt.plot(history["steps"], history["kl"])
+plt.show()
+---
+import sys
+from tqdm import tqdm
+
+print({"any", "order", "of", "strings"}, object())
+print(sum(tqdm(range(3), file=sys.stdout)))
+---
+show(PPO.train)
+"""
+
+
+def test_building_twice_gives_the_same_bytes(tmp_path):
+    cells = [new_code_cell(source.strip()) for source in SMALL.split("---\n")]
+    path = tmp_path / "notebook.ipynb"
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# Title"), *cells]), path)
+    assert build_notebooks.build(path) == 0
+    first = path.read_bytes()
+    assert first.count(b"image/png") >= 2  # the episode and the plot
+    assert first.endswith(b"}\n")
+    assert build_notebooks.build(path) == 0
+    assert path.read_bytes() == first
+
+
 def test_a_notebook_that_fails_is_left_as_it_was(tmp_path, capsys):
     path = tmp_path / "notebook.ipynb"
     nbformat.write(new_notebook(cells=[new_code_cell("1 / 0")]), path)
@@ -290,8 +399,40 @@ def test_carriage_returns_do_what_a_terminal_does(written, shown):
     assert build_notebooks.as_on_a_terminal(written) == shown
 
 
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        (
+            "100%|██| 80.0k/80.0k [00:05<00:00, 14.2k steps/s, return 500.0, kl 0.01]\n",
+            "100%|██| 80.0k/80.0k [return 500.0, kl 0.01]\n",
+        ),
+        ("100%|██| 3/3 [1:00:05<00:00,  1.02s/it]", "100%|██| 3/3 "),
+        ("  0%|  | 0/3 [00:00<?, ? steps/s]", "  0%|  | 0/3 "),
+        ("5it [00:00, 12.3it/s]", "5it "),
+        ("[0.5, 1/2], x[10:20, a/b], [1, 2]", "[0.5, 1/2], x[10:20, a/b], [1, 2]"),
+    ],
+)
+def test_of_a_progress_bar_what_is_the_same_each_time_stays(written, kept):
+    assert build_notebooks.without_timings(written) == kept
+
+
+def test_pictures_are_kept_without_what_they_say_of_themselves():
+    def png(**remarks):
+        info = PngInfo()
+        for name, remark in remarks.items():
+            info.add_text(name, remark)
+        file = io.BytesIO()
+        Image.new("RGB", (3, 2), "red").save(file, "PNG", pnginfo=info)
+        return base64.b64encode(file.getvalue()).decode()
+
+    assert png(Software="Matplotlib") != png()
+    assert build_notebooks.without_remarks(png(Software="Matplotlib")) == png()
+    assert build_notebooks.without_remarks(png()) == png()
+
+
 def test_normalising_keeps_what_code_hosts_draw_and_nothing_twice_different():
     widget = {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "a slider"}
+    text = {"text/plain": "Guess first; then run this."}
     large = {"text/html": "x" * 20_001, "image/png": "", "text/plain": "<x at 0x7F1a>"}
     cell = new_code_cell("1", metadata={"tags": ["kept"], "scrolled": True})
     cell.outputs = [
@@ -300,6 +441,7 @@ def test_normalising_keeps_what_code_hosts_draw_and_nothing_twice_different():
         new_output("display_data", data=widget),
         new_output("stream", name="stdout", text="more\n"),
         new_output("display_data", data=large, metadata={"width": 1}),
+        new_output("display_data", data=text),
         new_output("display_data", data={"text/html": "<b>f at 0x7f1a</b>", "text/plain": "f"}),
     ]
     notebook = new_notebook(cells=[new_markdown_cell("# Title"), cell])
@@ -309,10 +451,11 @@ def test_normalising_keeps_what_code_hosts_draw_and_nothing_twice_different():
         "cell 2: HTML above 20 kB is not stored",
     ]
     build_notebooks.normalise(notebook)
-    stream, picture, html = notebook.cells[1].outputs
+    stream, picture, words, html = notebook.cells[1].outputs
     assert stream.text == "<object>\nmore\n"
     assert picture.data == {"image/png": "", "text/plain": "<x>"}
     assert picture.metadata == {}
+    assert words.data == text
     assert html.data["text/html"] == "<b>f</b>"
     assert notebook.cells[1].metadata == {"tags": ["kept"]}
     assert set(notebook.metadata) == {"colab", "kernelspec", "language_info", "metis_nb"}

@@ -1,9 +1,11 @@
 """The set-up files agree with each other, and with what Colab runs."""
 
 import importlib.metadata
+import re
 import tomllib
 from pathlib import Path
 
+import colab  # tools/ is on the path, see pyproject.toml
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -17,20 +19,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 
-# What Colab ran in summer 2026, as its published lists say.
-COLAB_PYTHON = "3.13.15"
-COLAB = {
-    "torch": "2.11.0",
-    "gymnasium": "1.3.0",
-    "numpy": "2.1.3",
-    "matplotlib": "3.10.0",
-    "pillow": "11.3.0",
-    "ipython": "7.34.0",
-    "ipywidgets": "7.7.1",
-    "pygments": "2.20.0",
-    "safetensors": "0.7.0",
-    "tqdm": "4.67.3",
-}
+# What Colab has: the pins, and the lines of the file's head on what is not pinned there.
+COLAB = colab.pins(colab.COLAB) | dict(
+    re.findall(r"# Colab has (\w+) ([\d.]+)", colab.COLAB.read_text(encoding="utf-8"))
+)
 
 # What conda-forge calls otherwise, or splits: it has no extras.
 CONDA_NAMES = {
@@ -59,7 +51,9 @@ def pinned_version(pin: Requirement) -> Version:
     return Version(specifier.version)
 
 
-@pytest.mark.parametrize("requirement", requirements("lab", "test", "benchmark", "dev"), ids=str)
+@pytest.mark.parametrize(
+    "requirement", requirements("lab", "video", "test", "benchmark", "dev"), ids=str
+)
 def test_constraints_pin_every_requirement_within_its_range(requirement):
     pin = constraints()[canonicalize_name(requirement.name)]
     assert pin.marker is None
@@ -85,13 +79,34 @@ def test_constraints_admit_every_python_that_the_project_admits():
     assert not refused
 
 
-@pytest.mark.parametrize("requirement", requirements(), ids=str)
+@pytest.mark.parametrize("requirement", requirements("video"), ids=str)
 def test_colab_keeps_what_it_has(requirement):
     assert COLAB[canonicalize_name(requirement.name)] in requirement.specifier
 
 
 def test_colab_has_a_python_that_the_project_admits():
-    assert COLAB_PYTHON in SpecifierSet(PROJECT["requires-python"])
+    assert COLAB["python"] in SpecifierSet(PROJECT["requires-python"])
+
+
+def test_a_version_that_is_not_colabs_is_named(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "constraints.txt"
+    right = f"pytest=={importlib.metadata.version('pytest')}"
+    file.write_text(f"# a remark\n{right}\nNumPy==0.1\nno_such.thing==1.0\n")
+    monkeypatch.setattr(colab, "COLAB", file)
+    assert colab.main([]) == 1
+    numpy = importlib.metadata.version("numpy")
+    assert capsys.readouterr().out.splitlines() == [
+        f"numpy is {numpy}; Colab has 0.1",
+        "no-such-thing is missing; Colab has 1.0",
+        "1 packages as in constraints.txt, 2 not",
+    ]
+    file.write_text(right)
+    assert colab.main([]) == 0
+
+
+def test_beside_colabs_versions_all_others_are_the_usual_ones():
+    rest = {canonicalize_name(Requirement(line).name) for line in colab.rest()}
+    assert rest == set(constraints()) - set(COLAB) | {"torch"}
 
 
 def test_jupyterlab_is_not_forced_on_those_who_only_import_the_package():
@@ -102,7 +117,8 @@ def test_jupyterlab_is_not_forced_on_those_who_only_import_the_package():
 def test_conda_environment_lists_what_pyproject_lists():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     *listed, last = environment["dependencies"]
-    assert last == {"pip": ["-e ."]}
+    *by_pip, last = last["pip"]
+    assert last == "-e ."
     assert environment["channels"] == ["conda-forge"]
 
     expected = {f"python{PROJECT['requires-python']}", "pip"}
@@ -111,7 +127,7 @@ def test_conda_environment_lists_what_pyproject_lists():
         first, *more = CONDA_NAMES.get(requirement.name + extras, [requirement.name])
         expected |= {f"{first}{requirement.specifier}", *more}
     # Through Requirement, for `>=1.1,<2` and `<2,>=1.1` are the same.
-    assert sorted(str(Requirement(line)) for line in listed) == sorted(
+    assert sorted(str(Requirement(line)) for line in listed + by_pip) == sorted(
         str(Requirement(line)) for line in expected
     )
 

@@ -163,8 +163,10 @@ def test_a_still_picture_has_no_widget_and_always_the_same_bytes(page, still, ti
     for _ in range(2):
         panel(line, slope=(0.0, 1.0), sign=[1, -1], still=still, figsize=(2, 1.5))
     assert page.widgets == []
-    picture, text, again, _ = page.outputs
-    assert picture == again
+    half = len(page.outputs) // 2
+    assert page.outputs[:half] == page.outputs[half:]
+    picture, *caption = page.outputs[:half]
+    assert len(caption) == (0 if still else 1)  # several have their values above them
     assert picture["text/plain"] == titles
     png = base64.b64decode(picture["image/png"])
     assert int.from_bytes(png[16:20], "big") == 180 * (2 if still else 1)

@@ -4,24 +4,40 @@
     python tools/build_notebooks.py notebooks/03_ppo.ipynb
 
 Runs them as a reader does, but with still pictures in place of the player, and normalises what
-would differ from run to run. A notebook whose cell fails is left as it was.
+would differ from run to run: where the code's results are the same, so is the file, byte for byte.
+A notebook whose cell fails is left as it was.
 """
 
+import base64
 import os
-import re
+import struct
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
-from check_notebooks import MAX_HTML_BYTES, MIME_TYPES, ROOT, problems, source_hash
+from check_notebooks import (
+    ADDRESS,
+    MAX_HTML_BYTES,
+    MIME_TYPES,
+    ROOT,
+    TIMINGS,
+    problems,
+    source_hash,
+)
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from tqdm import tqdm
 
 CELL_TIMEOUT = 300  # seconds
+
+# Still pictures; sums, and the order of sets, that are the same in every run.
+ENVIRONMENT = {"METIS_NB_STATIC": "1", "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def main(arguments: list[str]) -> int:
@@ -41,12 +57,17 @@ def build(path: Path) -> int:
         print(f"{path.name}: {remark}", file=sys.stderr)
     normalise(notebook)
     draft = path.with_suffix(".draft")
-    draft.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8", newline="\n")
+    draft.write_bytes(as_bytes(notebook))
     os.replace(draft, path)
     found = list(problems(path))
     print(f"{path.name}: {time.perf_counter() - begin:.0f} s, {path.stat().st_size // 1000} kB")
     print(*(f"  {problem}" for problem in found), sep="\n", end="\n" if found else "")
     return 1 if found else 0
+
+
+def as_bytes(notebook: NotebookNode) -> bytes:
+    """The file: keys sorted, one space of indentation, the same end of line on every system."""
+    return (nbformat.writes(notebook) + "\n").encode()
 
 
 def execute(notebook: NotebookNode, path: Path) -> str:
@@ -65,7 +86,7 @@ def execute(notebook: NotebookNode, path: Path) -> str:
             on_cell_executed=lambda **_: bar.update(),
         )
         try:
-            client.execute(env=os.environ | {"METIS_NB_STATIC": "1", "OMP_NUM_THREADS": "1"})
+            client.execute(env=os.environ | ENVIRONMENT)
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             # The end of a long traceback says most, but not which cell it came from.
             source = running[-1].source if running else ""
@@ -95,6 +116,7 @@ def normalise(notebook: NotebookNode) -> None:
             "metis_nb": {"source": source_hash(notebook)},
         }
     )
+    notebook.nbformat, notebook.nbformat_minor = 4, 5  # the first with ids
     count = 0
     for number, cell in enumerate(notebook.cells):
         cell.id = f"c{number:03d}"
@@ -120,11 +142,13 @@ def outputs(raw: list[NotebookNode], count: int) -> list[NotebookNode]:
                 kept.append(output)
         elif output.output_type in ("display_data", "execute_result"):
             data = {kind: value for kind, value in output.data.items() if fits(kind, value)}
-            if not data or "application/vnd.jupyter.widget-view+json" in output.data:
+            if not data or WIDGET in output.data:  # a widget is nothing without its kernel
                 continue
             for kind in data:
                 if kind.startswith("text/"):
-                    data[kind] = without_addresses(data[kind])
+                    data[kind] = without_timings(without_addresses(data[kind]))
+            if "image/png" in data:
+                data["image/png"] = without_remarks(data["image/png"])
             output.data, output.metadata = nbformat.from_dict(data), nbformat.from_dict({})
             output.pop("transient", None)
             if output.output_type == "execute_result":
@@ -134,7 +158,7 @@ def outputs(raw: list[NotebookNode], count: int) -> list[NotebookNode]:
             kept.append(output)
     for output in kept:
         if output.output_type == "stream":
-            output.text = without_addresses(as_on_a_terminal(output.text))
+            output.text = without_timings(without_addresses(as_on_a_terminal(output.text)))
     return [output for output in kept if output.get("text", "x").strip()]
 
 
@@ -147,7 +171,27 @@ def fits(kind: str, value: str) -> bool:
 
 def without_addresses(text: str) -> str:
     """<object at 0x7f12ab> -> <object>: where it lay in memory differs from run to run."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+    return ADDRESS.sub("", text)
+
+
+def without_timings(text: str) -> str:
+    """A progress bar less how long it took and how fast it was; what else it said stays."""
+    return TIMINGS.sub(lambda bar: f"[{bar[1]}]" if bar[1] else "", text)
+
+
+def without_remarks(png: str) -> str:
+    """A picture, in base64, less what it says of itself, such as the version of matplotlib."""
+    data = base64.b64decode(png)
+    if not data.startswith(PNG):
+        return png
+    kept, begin = [PNG], len(PNG)
+    while begin < len(data):  # chunks: a length, a kind, that many bytes, a checksum
+        length, kind = struct.unpack(">I4s", data[begin : begin + 8])
+        end = begin + length + 12
+        if kind not in (b"tEXt", b"zTXt", b"iTXt", b"tIME"):
+            kept.append(data[begin:end])
+        begin = end
+    return base64.b64encode(b"".join(kept)).decode()
 
 
 def as_on_a_terminal(text: str) -> str:
