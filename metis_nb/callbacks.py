@@ -147,8 +147,8 @@ class snapshots(Mapping[str, list[tuple[str, nn.Module]]]):  # noqa: N801
         play(env, kept["actor"], critic=kept["critic"])
 
     The first copy is made before the first update, the last at the end, the rest evenly in between.
-    They do not change any more: in eval mode, without gradients, on the networks' device. A second
-    training adds its own to them.
+    They do not change any more: in eval mode, without gradients, on the networks' device. Going on
+    with a training adds to them; so does another training, whose labels say so.
 
     Args:
         count: copies of each network for one training of full length; 2 or more.
@@ -165,9 +165,13 @@ class snapshots(Mapping[str, list[tuple[str, nn.Module]]]):  # noqa: N801
         self.kept: dict[str, list[tuple[str, nn.Module]]] = {}
         self._run: Any = None
         self._last: tuple[Any, ...] = ()  # of what the last copies are
+        self._trainings: int = 0
 
     def open(self, trainer: Any) -> None:
         """Copy what a training begins with."""
+        same = [*trainer.run.networks.values()] == [*self._last[1:]]
+        if trainer.run is not self._run or not same:
+            self._trainings += 1
         self._run, self._taken = trainer.run, 0
         self._take()
 
@@ -188,9 +192,12 @@ class snapshots(Mapping[str, list[tuple[str, nn.Module]]]):  # noqa: N801
             if now[0] == self._last[0]:
                 return  # where one training ends, the next one begins
         self._last = now
+        label = f"after {run.steps:,} steps"
+        if self._trainings > 1:
+            label = f"training {self._trainings}, {label}"
         for name, network in run.networks.items():
             same = copy.deepcopy(agents.unwrap(network)).eval().requires_grad_(False)
-            self.kept.setdefault(name, []).append((f"after {run.steps:,} steps", same))
+            self.kept.setdefault(name, []).append((label, same))
 
     def __getitem__(self, name: str) -> list[tuple[str, nn.Module]]:
         if name not in self.kept:

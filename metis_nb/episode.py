@@ -7,11 +7,13 @@ HTML, no kernel needed); on a page that runs no script, a strip of pictures.
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import importlib.resources
 import io
 import json
 import os
+import re
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -42,6 +44,9 @@ class Film:
         """The episodes shown, in order."""
         raise NotImplementedError
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "again": None}  # what it would play with stays behind
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the player (`.html`), a strip of pictures (`.png`) or a film (`.gif`, `.mp4`).
 
@@ -53,19 +58,20 @@ class Film:
             ImportError: an `.mp4` needs the library imageio-ffmpeg, which is not installed.
         """
         path = Path(path)
-        if path.suffix == ".html":
+        kind = path.suffix.lower()
+        if kind == ".html":
             title = html.escape(self.tracks[0].env_id)
             page = '<!doctype html><html lang="en"><meta charset="utf-8">'
             page += '<meta name="viewport" content="width=device-width">'
             page += '<meta name="color-scheme" content="light dark"><title>'
             path.write_text(f"{page}{title}</title>\n{self._html()}\n", encoding="utf-8")
-        elif path.suffix == ".png":
+        elif kind == ".png":
             path.write_bytes(self._filmstrip())
-        elif path.suffix == ".gif":
+        elif kind == ".gif":
             pictures, fps = self._pictures(most_a_second=25, most_pixels=400)
             pause, later = round(1000 / fps), pictures[1:]
             pictures[0].save(path, save_all=True, append_images=later, duration=pause, loop=0)
-        elif path.suffix == ".mp4":
+        elif kind == ".mp4":
             _write_mp4(path, *self._pictures(most_a_second=60, most_pixels=1200))
         else:
             raise ValueError(
@@ -95,13 +101,13 @@ class Film:
 
     def _html(self) -> str:
         """The player: one self-contained piece of HTML, good in any page, any number of times."""
-        data = json.dumps(self._data(), separators=(",", ":")).replace("</", "<\\/")
+        # No "<" in a script: "</script>" would end it, and "<!--" begin a comment.
+        data = json.dumps(self._data(), separators=(",", ":")).replace("<", "\\u003c")
         strip = base64.b64encode(self._filmstrip()).decode()
         template = importlib.resources.files("metis_nb").joinpath("player.html").read_text("utf-8")
         values = {"ID": f"mnb-{uuid.uuid4().hex}", "LABEL": html.escape(repr(self)[1:-1])}
-        for name, value in (values | {"STRIP": strip, "DATA": data}).items():
-            template = template.replace(f"__{name}__", value)
-        return template
+        values |= {"STRIP": strip, "DATA": data}
+        return re.sub("__(ID|LABEL|STRIP|DATA)__", lambda name: values[name[1]], template)
 
     def _data(self) -> dict[str, Any]:
         """What the player shows; equal pictures of all episodes are there once."""
@@ -124,9 +130,10 @@ class Film:
     # --- as pictures --------------------------------------------------------------------------
 
     def _filmstrip(self, count: int = 5) -> bytes:
-        """A PNG: for each episode a row of `count` pictures, from its first to its last."""
-        width = 192 if len(self.tracks) < 3 else 152
-        rows = [episode._strip(count, width) for episode in self.tracks]
+        """A PNG: for each episode, or six of them, `count` pictures from its first to its last."""
+        shown = [self.tracks[i] for i in _evenly(len(self.tracks), 6)]
+        width = 192 if len(shown) < 3 else 152
+        rows = [episode._strip(count, width) for episode in shown]
         strip = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
         for place, row in enumerate(rows):
             strip.paste(row, (0, sum(row.height for row in rows[:place])))
@@ -135,24 +142,32 @@ class Film:
         return buffer.getvalue()
 
     def _pictures(self, most_a_second: int, most_pixels: int) -> tuple[list[Image.Image], float]:
-        """Pictures for a film, all episodes beside each other, and how many of them a second."""
-        steps = sorted({step for episode in self.tracks for step, _ in episode.shown})
-        stride = steps[1] - steps[0]
-        every = max(1, round(self.tracks[0].fps / stride / most_a_second))
+        """Pictures for a film, and how many of them a second: episodes side by side beside each
+        other, those along a training one after another."""
+        groups = (
+            [[episode] for episode in self.tracks] if self.layout == "stages" else [self.tracks]
+        )
+        stride = min(e.shown[1][0] - e.shown[0][0] for e in self.tracks)
+        every = stride * max(1, round(self.tracks[0].fps / stride / most_a_second))
         pictures = []
-        for step in steps[::-every][::-1]:
-            parts = [episode._picture_at(step) for episode in self.tracks]
-            if len(parts) > 1:
-                parts = [_named(part, e.name) for part, e in zip(parts, self.tracks)]
-            joined = Image.new("RGB", (sum(p.width for p in parts), parts[0].height), "white")
-            for place, part in enumerate(parts):
-                joined.paste(part, (sum(p.width for p in parts[:place]), 0))
-            joined.thumbnail((most_pixels * min(2, len(parts)), most_pixels))
-            pictures.append(joined)
-        return pictures, self.tracks[0].fps / (stride * every)
+        for group in groups:
+            last = max(episode.length for episode in group)
+            for step in range(last % every, last + 1, every):
+                pictures.append(self._beside(group, step, most_pixels))
+        return pictures, self.tracks[0].fps / every
+
+    def _beside(self, group: list[Episode], step: int, most_pixels: int) -> Image.Image:
+        """The pictures of a step beside each other, under the names of the agents."""
+        parts = [episode._picture_at(step) for episode in group]
+        parts = [_named(part, e.name) if e.name else part for part, e in zip(parts, group)]
+        joined = Image.new("RGB", (sum(p.width for p in parts), parts[0].height), "white")
+        for place, part in enumerate(parts):
+            joined.paste(part, (sum(p.width for p in parts[:place]), 0))
+        joined.thumbnail((most_pixels * min(2, len(parts)), most_pixels))
+        return joined
 
 
-@dataclass
+@dataclass(eq=False)
 class Episode(Film):
     """One whole episode. The last line of a cell displays it; `save` writes it to a file.
 
@@ -199,7 +214,7 @@ class Episode(Film):
     action_values: np.ndarray | None = None
     name: str = ""
     failure: str = ""
-    again: Callable[[], Film] | None = field(default=None, repr=False, compare=False)
+    again: Callable[[], Film] | None = field(default=None, repr=False)
 
     @property
     def length(self) -> int:
@@ -265,7 +280,7 @@ class Episode(Film):
 
     def _strip(self, count: int, width: int, gap: int = 10) -> Image.Image:
         """`count` pictures, from the first to the last, `width` pixels each, and what they are."""
-        which = np.unique(np.linspace(0, len(self.shown) - 1, count).round().astype(int))
+        which = _evenly(len(self.shown), count)
         first = self._picture(0)
         height = round(width * first.height / first.width)
         font, small = ImageFont.load_default(15), ImageFont.load_default(13)
@@ -346,7 +361,7 @@ class Episode(Film):
         return low, np.maximum(high, low + 1e-6)
 
 
-@dataclass
+@dataclass(eq=False)
 class Episodes(Film):
     """Episodes of several agents from the same start. `episodes["before"]` is one of them.
 
@@ -357,7 +372,7 @@ class Episodes(Film):
 
     episodes: dict[str, Episode]
     layout: str
-    again: Callable[[], Film] | None = field(default=None, repr=False, compare=False)
+    again: Callable[[], Film] | None = field(default=None, repr=False)
 
     @property
     def tracks(self) -> list[Episode]:
@@ -400,6 +415,12 @@ def _button(again: Callable[[], Film], handle: DisplayHandle) -> ipywidgets.Widg
     return ipywidgets.HBox([button, said])
 
 
+def _evenly(length: int, most: int) -> list[int]:
+    """Indices of at most `most` of `length` things, the first and the last among them."""
+    places = np.linspace(0, length - 1, min(most, length)).round()
+    return [int(place) for place in places]
+
+
 def _named(picture: Image.Image, name: str) -> Image.Image:
     """The picture with a name above it."""
     height = round(picture.width / 12)
@@ -419,14 +440,14 @@ def _write_mp4(path: Path, pictures: list[Image.Image], fps: float) -> None:
             "imageio-ffmpeg), or save a .gif."
         ) from error
     # The codec wants even numbers of pixels.
-    width, height = (size // 2 * 2 for size in pictures[0].size)
+    width, height = (max(2, size // 2 * 2) for size in pictures[0].size)
     writer = imageio_ffmpeg.write_frames(
         str(path), (width, height), fps=fps, quality=7, macro_block_size=2
     )
-    writer.send(None)
-    for picture in pictures:
-        writer.send(picture.crop((0, 0, width, height)).tobytes())
-    writer.close()
+    with contextlib.closing(writer):
+        writer.send(None)
+        for picture in pictures:
+            writer.send(picture.crop((0, 0, width, height)).tobytes())
 
 
 def _short(numbers: np.ndarray) -> list[Any]:

@@ -278,9 +278,8 @@ def thinned(length: int) -> Sequence[int]:
 def axis_end(steps: int, goal: int) -> float:
     """Where the axis of steps ends: it doubles until it is the goal, and seldom moves."""
     end = float(max(goal, steps, 1))
-    for _ in range(3):
-        if steps <= end / 2:
-            end /= 2
+    while steps <= end / 2 and end / 2 >= min(goal / 8, 10_000):
+        end /= 2
     return end
 
 

@@ -282,8 +282,12 @@ class Prediction:
         most a tenth of the answer. A choice has to be right. `tally` counts.
 
         Args:
-            answer: a number, or one of the choices.
+            answer: a number, or one of the choices; None says that it did not come to that.
         """
+        if answer is None:
+            self.lock()
+            display(_text(f"**{self.question}** It did not come to that this time."))
+            return
         answer = self.answer = self._checked("answer", answer, within=False)
         self.lock()
         said = f"**{self.question}** Answer: **{self._in_words(answer)}**."

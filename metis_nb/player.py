@@ -119,6 +119,7 @@ def play(
         PlayError: the episode failed; the message names the step. What was recorded until then is
             in its `episode`, and displayed in a notebook.
     """
+    max_steps = operator.index(max_steps)
     if max_steps < 1:
         raise ValueError(f"max_steps is {max_steps}; it must be at least 1.")
     if not 0 <= gamma <= 1:
@@ -126,7 +127,8 @@ def play(
     seed = chance.randrange(2**31) if seed is None else operator.index(seed)
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must be 0 or more, or None for a random one.")
-    actors, critics = _by_name(actor), _critics(critic, actor)
+    actors = _by_name("actor", actor)
+    critics = _critics(critic, actors)
     most = min(_MAX_FRAMES, _MAX_FRAMES_OF_ALL // len(actors))
     episodes = {
         name: _episode(env, each, critics[name], seed, max_steps, deterministic, gamma, name, most)
@@ -139,7 +141,7 @@ def play(
         again = lambda: play(  # noqa: E731
             env, frozen, critic=judge, max_steps=max_steps, deterministic=deterministic, gamma=gamma
         )
-    if actors.keys() == {""}:
+    if not _several(actor):
         episode = episodes[""]
         episode.again = again
         return episode
@@ -147,29 +149,32 @@ def play(
     return Episodes(episodes, layout, again)
 
 
-def _by_name(actor: Any) -> dict[str, Any]:
-    """The actors by their names; a single one has the name ""."""
-    if isinstance(actor, nn.Module | str) or not isinstance(actor, Mapping | Sequence):
-        return {"": actor}
-    if not actor:
-        raise ValueError("actor is empty; give at least one actor.")
-    if isinstance(actor, Mapping):
-        return {str(name): each for name, each in actor.items()}
-    pairs = [
-        each if isinstance(each, tuple) and len(each) == 2 else (f"{i} of {len(actor)}", each)
-        for i, each in enumerate(actor, 1)
+def _several(given: Any) -> bool:
+    single = isinstance(given, nn.Module | str) or not isinstance(given, Mapping | Sequence)
+    return not single
+
+
+def _by_name(argument: str, given: Any) -> dict[str, Any]:
+    """Networks by their names; a single one has the name ""."""
+    if not _several(given):
+        return {"": given}
+    if not given:
+        raise ValueError(f"{argument} is empty; give at least one network or function.")
+    pairs: list[tuple[Any, Any]] = [
+        each if isinstance(each, tuple) and len(each) == 2 else (f"{i} of {len(given)}", each)
+        for i, each in enumerate(given.items() if isinstance(given, Mapping) else given, 1)
     ]
     named = {str(name): each for name, each in pairs}
     if len(named) < len(pairs):
-        raise ValueError(f"actor: two have the same name, in {[name for name, _ in pairs]}.")
+        raise ValueError(f"{argument}: two have the same name, in {[str(n) for n, _ in pairs]}.")
     return named
 
 
-def _critics(critic: Any, actor: Any) -> dict[str, Any]:
+def _critics(critic: Any, actors: Mapping[str, Any]) -> dict[str, Any]:
     """A critic for each actor, by the actor's name."""
-    names = list(_by_name(actor))
-    each = _by_name(critic)
-    if each.keys() == {""}:
+    names = list(actors)
+    each = _by_name("critic", critic)
+    if not _several(critic):
         each = dict.fromkeys(names, critic)
     elif isinstance(critic, Sequence) and len(each) == len(names):
         each = dict(zip(names, each.values(), strict=True))
@@ -287,13 +292,18 @@ class _Recording:
             frames=frames,
             shown=[(at, index[picture]) for at, picture in shown],
             action_space=self.game.action_space,
-            fps=float(self.game.metadata.get("render_fps") or 30),
+            fps=_fps(self.game),
             gamma=self.gamma,
             values=np.array(values) if values else None,
             name=self.name,
             failure=failure,
             **columns,
         )
+
+
+def _fps(game: gym.Env) -> float:
+    given: Any = game.metadata.get("render_fps")
+    return float(given) if isinstance(given, int | float) and 0 < given < np.inf else 30.0
 
 
 class _Film:
@@ -307,7 +317,18 @@ class _Film:
         if len(self.shown) == self.most:  # full: every second picture goes
             self.shown[:], self.stride = self.shown[::2], 2 * self.stride
         if last or step % self.stride == 0:
-            self.shown.append((step, _webp(np.asarray(game.render()))))
+            pixels: Any = game.render()
+            self.shown.append((step, _webp(_checked(pixels))))
+
+
+def _checked(pixels: Any) -> np.ndarray:
+    picture = np.asarray(pixels)
+    if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or not picture.size:
+        raise ValueError(
+            f"env.render() gave {type(pixels).__name__} {picture.shape} {picture.dtype}; expected "
+            f"a picture, an array (H, W, 3) uint8."
+        )
+    return picture
 
 
 def _webp(pixels: np.ndarray) -> bytes:
@@ -378,6 +399,11 @@ def _judge(critic: Any, space: Any) -> Callable[[Any, Any], dict[str, Any]]:
     if critic is None:
         return lambda obs, action: {}
     network = agents.unwrap(critic)
+    if hasattr(network, "distribution"):
+        raise TypeError(
+            f"critic is a {type(network).__name__}, an actor; give a network V(s), such as "
+            f"agents.critic(env)."
+        )
     function = network.forward if isinstance(network, nn.Module) else network
     needed = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
     with_action = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in needed) >= 2
@@ -391,7 +417,7 @@ def _judge(critic: Any, space: Any) -> Callable[[Any, Any], dict[str, Any]]:
                 return {}
             taken = units.from_env(torch.as_tensor(np.asarray(action))[None])
             return {"action_values": network(batch, taken.to(batch.device)).item()}
-        values = network(batch)
+        values = torch.as_tensor(network(batch))
         if count > 1 and values.shape == (1, count):
             if action is None:
                 return {}
@@ -410,7 +436,8 @@ def _judge(critic: Any, space: Any) -> Callable[[Any, Any], dict[str, Any]]:
 
 def _for_env(action: Any, space: gym.Space) -> Any:
     """`action`, a tensor, an array or a number, as `env.step` takes it."""
-    action = np.asarray(action.cpu() if isinstance(action, torch.Tensor) else action)
+    # A copy: a function may hand out the same array at every step.
+    action = action.numpy(force=True) if isinstance(action, torch.Tensor) else np.array(action)
     if isinstance(space, spaces.Box):
         fits = action.shape == space.shape and bool(np.isfinite(action).all())
         action = action.astype(space.dtype) if fits else action
@@ -434,12 +461,16 @@ def _batch(obs: Any, network: Any) -> torch.Tensor:
     return torch.as_tensor(np.asarray(obs, np.float32), device=_device(network))[None]
 
 
+# Modes belong to the networks, which two episodes in two threads may share.
+_in_eval_mode = threading.RLock()
+
+
 @contextlib.contextmanager
 def _undisturbed(*networks: Any, seed: int) -> Iterator[None]:
     """No gradients, eval mode, seeded torch generators; all as it was before, afterwards."""
     networks = tuple(network for network in networks if isinstance(network, nn.Module))
-    modes = [(module, module.training) for network in networks for module in network.modules()]
-    with torch.inference_mode(), _seeded(networks, seed):
+    with _in_eval_mode, torch.inference_mode(), _seeded(networks, seed):
+        modes = [(module, module.training) for network in networks for module in network.modules()]
         try:
             for network in networks:
                 network.eval()

@@ -309,11 +309,14 @@ def _interruption(run: Run, say: Callable[[str], bool]) -> Iterator[None]:
         if not say(text):
             tqdm.write(text)
 
+    handle.run = run  # type: ignore[attr-defined]
     before = signal.signal(signal.SIGINT, handle)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+        if run.interrupted and callable(before) and hasattr(before, "run"):
+            before(signal.SIGINT, None)  # a training inside another: both are to end
 
 
 @contextlib.contextmanager

@@ -399,7 +399,7 @@ class Player:
 
     def bars(self) -> list[str]:
         """The numbers beside the bars, such as probabilities."""
-        return self.root.locator(".row:visible span:last-child").all_inner_texts()
+        return self.root.locator(".mnb-row:visible span:last-child").all_inner_texts()
 
     def press(self, key: str) -> None:
         self.root.press(key)

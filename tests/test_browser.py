@@ -7,6 +7,7 @@ there, if METIS_NB_REQUIRE_BROWSER is set. Pictures for the eye go to METIS_NB_S
 import json
 import re
 
+import gymnasium as gym
 import nbformat
 import numpy as np
 import pytest
@@ -183,6 +184,90 @@ def test_the_checks_of_a_page_can_fail(style, check, found, browser, episodes, t
         player.press("End")
         page.add_style_tag(content=style)
         assert found in "\n".join(check(player.root))
+
+
+class Says(torch.nn.Module):
+    """A Q-network of the first `number` actions' own numbers."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def forward(self, obs):
+        return torch.arange(float(self.number)).repeat(len(obs), 1)
+
+    def act(self, obs):
+        return self(obs).argmax(-1)
+
+
+class Many(gym.Env):
+    """An environment of many actions and wild rewards."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
+    observation_space = gym.spaces.Box(-1, 1, (1,))
+
+    def __init__(self, number=400, render_mode=None):
+        self.action_space, self.render_mode = gym.spaces.Discrete(number), render_mode
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), -1e12, False, False, {}
+
+    def render(self):
+        return np.zeros((30, 40, 3), np.uint8)
+
+
+def odd_episodes():
+    cartpole = envs.make("CartPole-v1")
+    diverged = agents.actor(cartpole)
+    with torch.no_grad():
+        diverged.head.weight.fill_(torch.nan)
+    actor, critic = agents.actor(cartpole), agents.critic(cartpole)
+    yield "diverged", play(cartpole, diverged, critic=critic, max_steps=5)
+    name = "a name that is very long indeed, so long that it fits nowhere</script><!--<script>"
+    yield "names", play(cartpole, {name: actor, "🙂": actor}, max_steps=5)
+    yield "five", play(cartpole, dict(zip("abcde", [actor] * 5)), critic=critic, max_steps=5)
+    yield "many", play(Many(render_mode="rgb_array"), Says(400), max_steps=500)
+
+
+@pytest.mark.parametrize("width", [1200, 400])
+def test_odd_episodes_are_shown_too(width, browser, tmp_path):
+    for name, episode in odd_episodes():
+        path = episode.save(tmp_path / f"{name}.html")
+        with watched(browser, viewport={"width": width, "height": 900}) as page:
+            page.goto(path.as_uri())
+            player = Player(page)
+            player.press("ArrowRight")
+            assert player.step() == 1
+            screenshot(page, f"odd-{name}-{width}")
+            assert [each for each in outside(player.root) if "cut off" not in each] == []
+            if name == "many":  # the chosen one is in sight
+                chosen, rows = (
+                    player.root.locator(place).bounding_box() for place in (".chosen", ".rows")
+                )
+                assert rows["y"] <= chosen["y"] <= rows["y"] + rows["height"]
+
+
+# What Bootstrap 3, of the classic notebook and of many web pages, would have of these classes.
+BOOTSTRAP = """
+.row { margin: 0 -15px } .row::before, .row::after { content: " "; display: table }
+.panel { margin-bottom: 20px; background: #fff; border: 1px solid } .label { color: #fff }
+"""
+
+
+def test_a_page_with_styles_of_its_own_changes_nothing(browser, episodes, tmp_path):
+    path = episodes["discrete"].save(tmp_path / "episode.html")
+    boxes = """(root) => [...root.querySelectorAll(".live *")]
+        .map((node) => [node.className, node.offsetLeft, node.offsetWidth].join())"""
+    with watched(browser, color_scheme="dark") as page:
+        page.goto(path.as_uri())
+        player = Player(page)
+        before = player.root.evaluate(boxes)
+        page.add_style_tag(content=BOOTSTRAP)
+        assert player.root.evaluate(boxes) == before
+        assert pale(player.root) == []
 
 
 def test_an_error_of_a_script_is_seen(browser):

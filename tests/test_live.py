@@ -375,6 +375,7 @@ def test_thinning_keeps_the_last(length):
 def test_the_axis_of_steps_ends_at_the_goal_or_at_half_of_it():
     ends = [live.axis_end(steps, 80_000) for steps in (0, 11_000, 30_000, 41_000, 80_000, 81_920)]
     assert ends == [10_000, 20_000, 40_000, 80_000, 80_000, 81_920]
+    assert live.axis_end(5_000, 3_000_000) < 12_000  # also early in a long training, one sees it
 
 
 # --- what it leaves behind ----------------------------------------------------------------------
@@ -563,6 +564,16 @@ def test_updates_longer_than_the_distance_of_snapshots_give_one_each():
     trainer.train(actor, critic, steps=300, callbacks=kept)
     labels = [label for label, _ in kept["actor"]]
     assert labels == ["after 0 steps", "after 128 steps", "after 256 steps", "after 384 steps"]
+
+
+def test_snapshots_of_two_trainings_have_names_of_their_own():
+    kept = callbacks.snapshots(count=2)
+    for _ in range(2):
+        trainer, actor, critic = small()
+        trainer.train(actor, critic, steps=256, callbacks=kept)
+    labels = [label for label, _ in kept["actor"]]
+    assert labels[:2] == ["after 0 steps", "after 256 steps"]
+    assert labels[2:] == ["training 2, after 0 steps", "training 2, after 256 steps"]
 
 
 def test_snapshots_name_what_they_hold():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
 import json
 import os
+import pickle
 import random
 import re
 import sys
@@ -332,6 +334,8 @@ def test_pictures_of_several_agents(tmp_path):
         ),
         ([balance, balance], [balance], ValueError, "critic has.*one critic for all"),
         ({"a": balance}, {"a": 3}, TypeError, "critic is 3"),
+        ({"a": balance}, {}, ValueError, "critic is empty"),
+        ({1: balance, "1": balance}, None, ValueError, "two have the same name"),
     ],
 )
 def test_several_agents_that_do_not_fit(actor, critic, error, match):
@@ -396,6 +400,92 @@ def test_discounted_returns_and_advantages():
     assert play("Dots-v0", lambda obs: 1, max_steps=2).advantages is None
     labels = [chart["label"] for chart in track_of(cut)["charts"]]
     assert labels == ["Value V(s)", "Advantage: r + γ V(s') − V(s)"]
+
+
+def test_an_actor_is_no_critic(cartpole):
+    env, actor, _ = cartpole
+    with pytest.raises(TypeError, match="critic is a CategoricalActor, an actor"):
+        play(env, actor, critic=actor)
+
+
+# --- odd things that must not break it --------------------------------------------------------
+
+
+def test_episodes_can_be_compared_hashed_copied_and_pickled(page, cartpole):
+    env, actor, _ = cartpole
+    episode = play(env, {"a": actor, "b": balance}, seed=0, max_steps=3)
+    assert episode == episode
+    assert len({episode, copy.deepcopy(episode)}) == 2
+    again = pickle.loads(pickle.dumps(episode))
+    np.testing.assert_array_equal(again["a"].obs, episode["a"].obs)
+    assert again.again is None
+
+
+def test_names_and_titles_may_hold_anything(cartpole):
+    env, actor, _ = cartpole
+    names = ["<!--<script>", "</script>", "__DATA__", "__STRIP__", 'a"b<b>', "é 🙂\n"]
+    data = data_of(play(env, dict.fromkeys(names, actor), max_steps=2))
+    assert [track["name"] for track in data["tracks"]] == names
+
+
+def test_networks_that_say_nan_and_inf():
+    class Broken(nn.Module):
+        def forward(self, obs):
+            return torch.tensor([[torch.nan, torch.inf, -torch.inf]])
+
+        def act(self, obs):
+            return torch.tensor([1])
+
+    track = track_of(play("Dots-v0", Broken(), critic=lambda obs: torch.tensor([torch.nan])))
+    assert track["q"][0] == [None, None, None]
+    assert track["value"][0] is None
+
+
+def test_a_function_that_refills_its_array():
+    many = gym.make("Dots-v0", actions=gym.spaces.MultiDiscrete([9, 9]))
+    action = np.zeros(2, np.int64)
+
+    def refill(obs):
+        action[:] = obs.astype(int)
+        return action
+
+    assert play(many, refill, max_steps=3).actions.tolist() == [[0, 0], [1, 1], [2, 2]]
+
+
+@pytest.mark.parametrize("picture", [None, [[0.5]], np.zeros((2, 2, 3)), np.zeros((0, 2, 3), "u1")])
+def test_what_is_no_picture(picture, monkeypatch):
+    monkeypatch.setattr(Dots, "render", lambda self: picture)
+    with pytest.raises(PlayError, match=r"env\.render\(\) gave .*expected a picture"):
+        play("Dots-v0", lambda obs: 1)
+
+
+@pytest.mark.parametrize("fps", [None, 0, -5, float("nan"), "fast"])
+def test_a_rate_that_is_none_is_thirty(fps, monkeypatch):
+    monkeypatch.setitem(Dots.metadata, "render_fps", fps)
+    env = gym.make("Dots-v0", disable_env_checker=True)  # which would not have some of them
+    assert play(env, lambda obs: 1, max_steps=2).fps == 30
+
+
+def test_threads_that_share_a_network_leave_its_mode(cartpole):
+    env, actor, _ = cartpole
+    actor.train()
+    workers = [threading.Thread(target=play, args=(env, actor)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert all(module.training for module in actor.modules())
+
+
+def test_many_agents_have_a_small_strip_and_a_film_of_one_after_another(tmp_path):
+    many = play("Dots-v0", [lambda obs: 1] * 9, max_steps=4)
+    strip = Image.open(many.save(tmp_path / "many.PNG"))
+    one = Image.open(many.tracks[0].save(tmp_path / "one.png"))
+    assert strip.height <= 6 * one.height
+    film = Image.open(many.save(tmp_path / "many.gif"))
+    single = Image.open(many.tracks[0].save(tmp_path / "one.gif"))
+    assert film.size == single.size
+    assert film.n_frames >= 9  # equal pictures after one another are one
 
 
 # --- in a notebook ----------------------------------------------------------------------------
