@@ -1,10 +1,11 @@
-"""Do PPO's defaults solve their tasks, seed after seed? Judged on the policy at the end.
+"""Do the trainers' defaults solve their tasks, seed after seed? Judged on the policy at the end.
 
-    python benchmarks/ppo_seeds.py --jobs 2 --out ppo_seeds.jsonl
+    python benchmarks/seeds.py --jobs 2 --out seeds.jsonl
 
-Trains seeds 0 .. 9 on every task, with 16 environments and with one, and evaluates each final
-policy over 100 greedy episodes. A run that is already in the file is not run again, so the script
-can be stopped and called again. Exit code 1 where fewer than nine tenths of the seeds solve a task.
+Trains seeds 0 .. 9 with every algorithm on every task, with 16 environments and with one, and
+evaluates each final policy over 100 greedy episodes. A run that is already in the file is not run
+again, so the script can be stopped and called again. Exit code 1 where fewer than nine tenths of
+the seeds solve a task.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import statistics
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import product
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: each process has one core
@@ -23,41 +25,52 @@ import numpy as np
 from tqdm import tqdm
 
 import metis_nb
-from metis_nb import PPO, agents, envs, evaluate
+from metis_nb import A2C, PPO, VPG, agents, envs, evaluate
 
-# task: (return that counts as solved, environment steps)
+TRAINERS = {"VPG": VPG, "A2C": A2C, "PPO": PPO}
+# algorithm: {task: (return that counts as solved, environment steps)}
 TASKS = {
-    "CartPole-v1": (475, 100_000),
-    "Acrobot-v1": (-100, 300_000),
-    "Pendulum-v1": (-250, 300_000),
+    "VPG": {"CartPole-v1": (475, 300_000), "Acrobot-v1": (-120, 500_000)},
+    "A2C": {
+        "CartPole-v1": (475, 200_000),
+        "Acrobot-v1": (-100, 500_000),
+        "Pendulum-v1": (-300, 500_000),
+    },
+    "PPO": {
+        "CartPole-v1": (475, 100_000),
+        "Acrobot-v1": (-100, 300_000),
+        "Pendulum-v1": (-250, 300_000),
+    },
 }
 KINDS = {"16 environments": lambda task: envs.make(task, num_envs=16), "one environment": gym.make}
 KIND_NAMES = dict(zip(["vector", "single"], KINDS))  # as given to --kinds
 
 
-def run(task: str, kind: str, seed: int) -> dict:
+def run(algorithm: str, task: str, kind: str, seed: int) -> dict:
     """One training from beginning to end, and what came of it."""
-    bar, steps = TASKS[task]
+    bar, steps = TASKS[algorithm][task]
     metis_nb.seed(seed)
     env = KINDS[kind](task)
-    actor, critic = agents.actor(env), agents.critic(env)
+    actor = agents.actor(env)
+    networks = [actor] if algorithm == "VPG" else [actor, agents.critic(env)]
     reached: dict = {}
     begin = time.process_time()
 
-    def watch(trainer: PPO) -> None:
+    def watch(trainer: VPG | A2C | PPO) -> None:
         row = trainer.history[-1]
         if not reached and row["episodes"] >= 20 and row["return"] >= bar:
             reached.update(steps=row["steps"], cpu_seconds=time.process_time() - begin)
 
-    trainer = PPO(env, seed=seed)
+    trainer = TRAINERS[algorithm](env, seed=seed)
     # A training ends with a whole rollout: this one within `steps`, not just after.
-    within = steps - trainer.rollout_steps
-    trainer.train(actor, critic, steps=within, callbacks=watch, progress=False)
+    within = steps - getattr(trainer, "rollout_steps", 10_000)
+    trainer.train(*networks, steps=within, callbacks=watch, progress=False)
     cpu_seconds = time.process_time() - begin
     if trainer.run.stopped:  # by Ctrl-C, after the update under way: that is half a training
         raise RuntimeError("interrupted: this run counts for nothing")
     returns = evaluate(env, actor, episodes=100)
     return {
+        "algorithm": algorithm,
         "task": task,
         "kind": kind,
         "seed": seed,
@@ -69,17 +82,23 @@ def run(task: str, kind: str, seed: int) -> dict:
     }
 
 
+def chosen(results: list[dict], *what: str) -> list[dict]:
+    """The results of one algorithm, task and kind, by seed."""
+    rows = [r for r in results if (r["algorithm"], r["task"], r["kind"]) == what]
+    return sorted(rows, key=lambda row: row["seed"])
+
+
 def table(results: list[dict]) -> tuple[str, bool]:
     """The results as Markdown, and whether every row has nine tenths of its seeds solved."""
     lines = [
-        "| task (bar) | steps | trained on | solved | median return | worst "
+        "| | task (bar) | steps | trained on | solved | median return | worst "
         "| CPU seconds | of them to the bar | steps to the bar |",
-        "|---|--:|---|--:|--:|--:|--:|--:|--:|",
+        "|---|---|--:|---|--:|--:|--:|--:|--:|--:|",
     ]
     good = True
-    for task, (bar, steps) in TASKS.items():
-        for kind in KINDS:
-            rows = [r for r in results if (r["task"], r["kind"]) == (task, kind)]
+    for algorithm, tasks in TASKS.items():
+        for (task, (bar, steps)), kind in product(tasks.items(), KINDS):
+            rows = chosen(results, algorithm, task, kind)
             if not rows:
                 continue
             returns = [r["return"] for r in rows]
@@ -89,7 +108,7 @@ def table(results: list[dict]) -> tuple[str, bool]:
             first_seconds = [r["cpu_seconds_to_bar"] or np.inf for r in rows]
             first_steps = [r["steps_to_bar"] or np.inf for r in rows]
             lines.append(
-                f"| {task} ({bar}) | {steps:,} | {kind} | {solved} of {len(rows)} "
+                f"| {algorithm} | {task} ({bar}) | {steps:,} | {kind} | {solved} of {len(rows)} "
                 f"| {statistics.median(returns):.1f} | {min(returns):.1f} "
                 f"| {statistics.median(r['cpu_seconds'] for r in rows):.1f} "
                 f"| {statistics.median(first_seconds):.1f} "
@@ -102,17 +121,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=10, help="seeds 0 .. N-1 (default 10)")
     parser.add_argument("--jobs", type=int, default=2, help="processes at once, a core for each")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    tasks = list(TASKS["PPO"])
+    parser.add_argument("--algorithms", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--tasks", nargs="+", choices=tasks, default=tasks)
     parser.add_argument("--kinds", nargs="+", choices=KIND_NAMES, default=list(KIND_NAMES))
-    parser.add_argument("--out", type=Path, default=Path("ppo_seeds.jsonl"))
+    parser.add_argument("--out", type=Path, default=Path("seeds.jsonl"))
     options = parser.parse_args()
 
     results = []
     if options.out.exists():
         results = [json.loads(line) for line in options.out.read_text().splitlines()]
-    done = {(r["task"], r["kind"], r["seed"]) for r in results}
+    done = {(r["algorithm"], r["task"], r["kind"], r["seed"]) for r in results}
     kinds = [KIND_NAMES[name] for name in options.kinds]
-    wanted = [(t, k, s) for t in options.tasks for k in kinds for s in range(options.seeds)]
+    every = product(options.algorithms, options.tasks, kinds, range(options.seeds))
+    wanted = [what for what in every if what[1] in TASKS[what[0]]]
     with ProcessPoolExecutor(options.jobs) as pool, options.out.open("a") as file:
         futures = [pool.submit(run, *what) for what in wanted if what not in done]
         try:
@@ -124,14 +146,15 @@ def main() -> int:
             pool.shutdown(cancel_futures=True)
 
     wanted_now = set(wanted)
-    results = [r for r in results if (r["task"], r["kind"], r["seed"]) in wanted_now]
+    results = [
+        r for r in results if (r["algorithm"], r["task"], r["kind"], r["seed"]) in wanted_now
+    ]
     text, good = table(results)
     print(text)
-    for task in options.tasks:
-        for kind in kinds:
-            rows = [r for r in results if (r["task"], r["kind"]) == (task, kind)]
-            returns = [r["return"] for r in sorted(rows, key=lambda r: r["seed"])]
-            print(f"{task}, {kind}, by seed: {returns}")
+    for what in product(options.algorithms, options.tasks, kinds):
+        returns = [row["return"] for row in chosen(results, *what)]
+        if returns:
+            print(f"{', '.join(what)}, by seed: {returns}")
     return 0 if good else 1
 
 

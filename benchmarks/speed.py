@@ -1,7 +1,7 @@
-"""How long until CartPole is solved? PPO beside Stable-Baselines3, in one run, on one thread.
+"""How long until CartPole is solved? Beside Stable-Baselines3, in one run, on one thread.
 
     pip install -c constraints.txt -e ".[benchmark]"
-    python benchmarks/ppo_speed.py
+    python benchmarks/speed.py
 
 CPU seconds of training until the last 20 training episodes have a mean return of 475, with the
 same networks everywhere (two hidden layers of 64, tanh, actor and critic apart). The contenders
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import metis_nb
-from metis_nb import PPO, agents, callbacks, envs, evaluate
+from metis_nb import A2C, PPO, VPG, agents, callbacks, envs, evaluate
 
 torch.set_num_threads(1)
 BAR, MOST_STEPS = 475, 200_000
@@ -45,15 +45,16 @@ class Result(NamedTuple):
     greedy_return: float  # mean over 100 episodes, of the policy at the stop
 
 
-def ours(seed: int, num_envs: int) -> Result:
-    """This package's PPO, with its defaults."""
+def ours(kind: type, seed: int, num_envs: int) -> Result:
+    """A trainer of this package, with its defaults."""
     metis_nb.seed(seed)
     env = envs.make("CartPole-v1", num_envs) if num_envs > 1 else gym.make("CartPole-v1")
-    actor, critic = agents.actor(env), agents.critic(env)
-    trainer = PPO(env, seed=seed)
+    actor = agents.actor(env)
+    networks = [actor] if kind is VPG else [actor, agents.critic(env)]
+    trainer = kind(env, seed=seed)
     begin = time.process_time()
     trainer.train(
-        actor, critic, MOST_STEPS, callbacks=callbacks.stop_at(BAR, episodes=20), progress=False
+        *networks, MOST_STEPS, callbacks=callbacks.stop_at(BAR, episodes=20), progress=False
     )
     seconds = time.process_time() - begin
     reached = bool(trainer.history[-1]["return"] >= BAR)
@@ -98,10 +99,10 @@ ZOO = dict(
 )
 
 
-def theirs(seed: int, num_envs: int, total: int, settings: dict) -> Result:
-    """Stable-Baselines3's PPO."""
+def theirs(kind: type, seed: int, num_envs: int, total: int, settings: dict) -> Result:
+    """A trainer of Stable-Baselines3."""
     env = make_vec_env("CartPole-v1", n_envs=num_envs, seed=seed)
-    model = sb3.PPO("MlpPolicy", env, seed=seed, device="cpu", **settings)
+    model = kind("MlpPolicy", env, seed=seed, device="cpu", **settings)
     stop = StopAt()
     begin = time.process_time()
     model.learn(total, callback=stop)
@@ -111,10 +112,17 @@ def theirs(seed: int, num_envs: int, total: int, settings: dict) -> Result:
 
 
 CONTENDERS = {
-    "metis_nb PPO, 16 environments": lambda seed: ours(seed, 16),
-    "metis_nb PPO, one environment": lambda seed: ours(seed, 1),
-    "Stable-Baselines3 PPO, the zoo's settings (8)": lambda seed: theirs(seed, 8, 100_000, ZOO),
-    "Stable-Baselines3 PPO, its defaults (1)": lambda seed: theirs(seed, 1, MOST_STEPS, {}),
+    "metis_nb VPG, 16 environments": lambda seed: ours(VPG, seed, 16),
+    "metis_nb A2C, 16 environments": lambda seed: ours(A2C, seed, 16),
+    "metis_nb PPO, 16 environments": lambda seed: ours(PPO, seed, 16),
+    "metis_nb VPG, one environment": lambda seed: ours(VPG, seed, 1),
+    "metis_nb A2C, one environment": lambda seed: ours(A2C, seed, 1),
+    "metis_nb PPO, one environment": lambda seed: ours(PPO, seed, 1),
+    "Stable-Baselines3 A2C, its defaults (1)": lambda s: theirs(sb3.A2C, s, 1, 500_000, {}),
+    # The zoo's A2C for CartPole-v1 is the defaults with 8 environments (hyperparams/a2c.yml).
+    "Stable-Baselines3 A2C, the zoo's settings (8)": lambda s: theirs(sb3.A2C, s, 8, 500_000, {}),
+    "Stable-Baselines3 PPO, the zoo's settings (8)": lambda s: theirs(sb3.PPO, s, 8, 100_000, ZOO),
+    "Stable-Baselines3 PPO, its defaults (1)": lambda s: theirs(sb3.PPO, s, 1, MOST_STEPS, {}),
 }
 
 
