@@ -119,9 +119,10 @@ def test_what_is_not_learned_from_does_not_touch_the_update(kind):
 
 def test_an_episode_without_end_is_named(monkeypatch):
     monkeypatch.setattr(vpg, "LONGEST", 50)
-    env = TorchVector(limits=(3, 10**9))
+    trainer = VPG(TorchVector(limits=(3, 10**9)), batch_steps=1000)
     with pytest.raises(ValueError, match=r"TorchVector has not ended after 50 .*TimeLimit"):
-        VPG(env, batch_steps=1000).train(agents.actor(env), steps=1000)
+        trainer.train(agents.actor(trainer.env), steps=1000)
+    assert trainer.run.steps <= 2 * 51
     env = TorchVector(limits=(50, 50))  # as long as is allowed
     VPG(env, batch_steps=100).train(agents.actor(env), steps=100)
 
@@ -227,3 +228,26 @@ def test_after_an_interrupted_batch_episodes_are_still_whole(kind, within, monke
         assert batch == sorted(set(whole))
         batches += 1
     assert 20 < batches < 58
+
+
+def test_rows_of_an_earlier_episode_of_the_same_length_are_not_taken_for_its_beginning():
+    """After 3 steps the second has gone 3 of 5, and after 18 it has again."""
+    env = SyncVectorEnv([Scripted, lambda: Scripted(1)], autoreset_mode=AutoresetMode.SAME_STEP)
+    trainer, actor = VPG(env, batch_steps=3), agents.actor(env)
+    trainer.collect(actor)
+    lengths = trainer.run.view.episode_length.tolist()
+
+    def interrupt(*_):
+        if trainer.run.steps == 2 * 18:
+            raise KeyboardInterrupt
+
+    hook = actor.register_forward_pre_hook(interrupt)
+    trainer.batch_steps = 1000
+    with pytest.raises(KeyboardInterrupt):
+        trainer.collect(actor)
+    hook.remove()
+    assert trainer.run.view.episode_length.tolist() == lengths == [0, 3]
+    trainer.batch_steps = 20
+    batch = sorted(steps_of(trainer.collect(actor)))
+    whole = {(episode, step) for episode, _ in batch for step in range(len(script(episode)))}
+    assert set(batch) == whole
