@@ -505,6 +505,20 @@ def test_reset_steps_are_left_out_of_the_update(Trainer):
     assert all(math.isfinite(float(value)) for value in metrics.values())
     assert int(actor.obs_statistics.count) == int(rollout.valid.sum())
     assert int(critic.obs_statistics.count) == int(rollout.valid.sum())
+    assert int(critic.return_statistics.count) == int(rollout.valid.sum())
+
+
+@with_a_critic
+def test_only_differences_between_advantages_count(Trainer):
+    actors = []
+    for shift in (0.0, 5.0):
+        trainer, (actor, critic) = small(Trainer, gym.make("CartPole-v1"))
+        rollout = trainer.collect(actor)
+        advantage, target = trainer.advantages(critic, rollout)
+        trainer.update(actor, critic, rollout, advantage + shift, target)
+        actors.append(actor)
+    for a, b in zip(actors[0].parameters(), actors[1].parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
 
 
 @every_trainer
