@@ -6,8 +6,8 @@ stepped together in place of asynchronous ones. Advantages are those of Schulman
 "GAE", https://arxiv.org/abs/1506.02438; `gae_lambda=1` gives the n-step returns of the former.
 
 Beyond the papers: observations and returns are standardised inside the networks, and advantages
-over each batch with a floor to their spread (`ADVANTAGE_FLOOR`), so that one setting serves tasks
-of any scale; Adam in place of RMSprop, with a faster critic (the two timescales of Konda and
+over each batch with a floor to their spread (`ADVANTAGE_FLOOR`), so that the scale of rewards does
+not matter; Adam in place of RMSprop, with a faster critic (the two timescales of Konda and
 Tsitsiklis 1999, "Actor-Critic Algorithms"); the gradient of each network is clipped for itself.
 """
 

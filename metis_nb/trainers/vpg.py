@@ -78,7 +78,7 @@ class VPG:
             step on, or "total_return", those of its whole episode.
         baseline: whether the mean is taken off each weight: that of all steps of the batch which
             are as far into their episodes. The weight itself is one of these n, which shrinks it by
-            1 - 1/n and changes no direction.
+            1 - 1/n: a step that a single episode of the batch reaches teaches nothing.
         normalize: whether the weights are divided by their spread over the batch.
         entropy_coefficient: a bonus for staying random. Usual: 0 to 0.01.
         max_grad_norm: gradients longer than this are shortened to it.
