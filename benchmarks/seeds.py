@@ -25,9 +25,16 @@ import numpy as np
 from tqdm import tqdm
 
 import metis_nb
-from metis_nb import A2C, PPO, VPG, agents, envs, evaluate
+from metis_nb import A2C, DDQN, DQN, PPO, VPG, agents, envs, evaluate
 
-TRAINERS = {"VPG": VPG, "A2C": A2C, "PPO": PPO}
+TRAINERS = {"VPG": VPG, "A2C": A2C, "PPO": PPO, "DQN": DQN, "DDQN": DDQN}
+NETWORKS = {
+    "VPG": [agents.actor],
+    "A2C": [agents.actor, agents.critic],
+    "PPO": [agents.actor, agents.critic],
+    "DQN": [agents.q_network],
+    "DDQN": [agents.q_network],
+}
 # algorithm: {task: (return that counts as solved, environment steps)}
 TASKS = {
     "VPG": {"CartPole-v1": (475, 300_000), "Acrobot-v1": (-120, 500_000)},
@@ -42,6 +49,16 @@ TASKS = {
         "Pendulum-v1": (-250, 300_000),
     },
 }
+VALUES = {
+    "CartPole-v1": (475, 100_000),
+    "Acrobot-v1": (-100, 150_000),
+    "Pendulum-v1": (-250, 60_000),  # 11 torques
+    "MountainCar-v0": (-130, 300_000),
+}
+TASKS |= {"DQN": VALUES, "DDQN": VALUES}
+# These train with random actions among their own, so that their training episodes say too little:
+# every so many steps their greedy policy plays, until it has reached the bar.
+EVALUATED_EVERY = {"DQN": 2_500, "DDQN": 2_500}
 KINDS = {"16 environments": lambda task: envs.make(task, num_envs=16), "one environment": gym.make}
 KIND_NAMES = dict(zip(["vector", "single"], KINDS))  # as given to --kinds
 
@@ -51,24 +68,36 @@ def run(algorithm: str, task: str, kind: str, seed: int) -> dict:
     bar, steps = TASKS[algorithm][task]
     metis_nb.seed(seed)
     env = KINDS[kind](task)
-    actor = agents.actor(env)
-    networks = [actor] if algorithm == "VPG" else [actor, agents.critic(env)]
+    if algorithm in EVALUATED_EVERY and task == "Pendulum-v1":
+        env = envs.DiscretizeAction(env)
+    networks = [make(env) for make in NETWORKS[algorithm]]
     reached: dict = {}
+    evaluated = {"steps": 0, "cpu_seconds": 0.0}
     begin = time.process_time()
 
-    def watch(trainer: VPG | A2C | PPO) -> None:
-        row = trainer.history[-1]
-        if not reached and row["episodes"] >= 20 and row["return"] >= bar:
-            reached.update(steps=row["steps"], cpu_seconds=time.process_time() - begin)
+    def watch(trainer: VPG | A2C | PPO | DQN | DDQN) -> None:
+        row, now = trainer.history[-1], time.process_time()
+        if reached:
+            return
+        if every := EVALUATED_EVERY.get(algorithm):
+            if row["steps"] < evaluated["steps"] + every:
+                return
+            solved = evaluate(env, networks[0], episodes=20, seed=1).mean() >= bar
+        else:
+            solved = row["episodes"] >= 20 and row["return"] >= bar
+        if solved:
+            reached.update(steps=row["steps"], cpu_seconds=now - begin - evaluated["cpu_seconds"])
+        evaluated["steps"] = row["steps"]
+        evaluated["cpu_seconds"] += time.process_time() - now
 
     trainer = TRAINERS[algorithm](env, seed=seed)
     # A training ends with a whole rollout: this one within `steps`, not just after.
-    within = steps - getattr(trainer, "rollout_steps", 10_000)
+    within = steps - getattr(trainer, "rollout_steps", getattr(trainer, "collect_steps", 10_000))
     trainer.train(*networks, steps=within, callbacks=watch, progress=False)
-    cpu_seconds = time.process_time() - begin
+    cpu_seconds = time.process_time() - begin - evaluated["cpu_seconds"]
     if trainer.run.stopped:  # by Ctrl-C, after the update under way: that is half a training
         raise RuntimeError("interrupted: this run counts for nothing")
-    returns = evaluate(env, actor, episodes=100)
+    returns = evaluate(env, networks[0], episodes=100)
     return {
         "algorithm": algorithm,
         "task": task,
@@ -121,7 +150,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=10, help="seeds 0 .. N-1 (default 10)")
     parser.add_argument("--jobs", type=int, default=2, help="processes at once, a core for each")
-    tasks = list(TASKS["PPO"])
+    tasks = list({task: None for each in TASKS.values() for task in each})
     parser.add_argument("--algorithms", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--tasks", nargs="+", choices=tasks, default=tasks)
     parser.add_argument("--kinds", nargs="+", choices=KIND_NAMES, default=list(KIND_NAMES))

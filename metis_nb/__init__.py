@@ -18,16 +18,23 @@ from metis_nb import agents, callbacks, envs, player, plots
 from metis_nb.evaluate import evaluate
 from metis_nb.panels import panel, predict
 from metis_nb.player import play
+from metis_nb.replay import PrioritizedReplay, ReplayBuffer
 from metis_nb.source import diff, show
 from metis_nb.trainers.a2c import A2C
+from metis_nb.trainers.ddqn import DDQN
+from metis_nb.trainers.dqn import DQN
 from metis_nb.trainers.ppo import PPO
 from metis_nb.trainers.vpg import VPG
 
 __version__ = "0.1.0"
 __all__ = [
     "A2C",
+    "DDQN",
+    "DQN",
     "PPO",
     "VPG",
+    "PrioritizedReplay",
+    "ReplayBuffer",
     "agents",
     "callbacks",
     "device",

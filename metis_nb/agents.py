@@ -2,14 +2,15 @@
 
     actor = agents.actor(env)      # pi(a | s): categorical for Discrete, Gaussian for Box actions
     critic = agents.critic(env)    # V(s)
+    q_network = agents.q_network(env)  # Q(s, .), one value for each discrete action
 
-Both take raw observations. They keep the running mean and standard deviation of what they have
+All take raw observations. They keep the running mean and standard deviation of what they have
 seen as buffers, so that `act`, `play` and a saved file need nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,18 @@ from gymnasium.spaces import Discrete
 from torch import Tensor, nn
 
 from metis_nb import checkpoint
-from metis_nb.spaces import ActionUnits, Environment, SpacesOnly, name_of, single_spaces
+from metis_nb.spaces import (
+    ActionUnits,
+    Environment,
+    SpacesOnly,
+    check_discrete,
+    name_of,
+    single_spaces,
+)
+
+# What the layers of a Q-network predict as 1: so many rewards of the usual size. Values are sums of
+# many rewards, so that both much less and much more would be far from 1.
+HORIZON = 10.0
 
 # --- the functions that people call -----------------------------------------------------------
 
@@ -60,6 +72,26 @@ def critic(
     return Critic(env, hidden_sizes, activation, body)
 
 
+def q_network(
+    env: Environment,
+    *,
+    hidden_sizes: Sequence[int] = (64, 64),
+    activation: type[nn.Module] = nn.Tanh,
+    body: nn.Module | None = None,
+    dueling: bool = False,
+) -> QNetwork:
+    """Action values Q(s, .) for `env`, one for each of its `Discrete` actions.
+
+    Args:
+        dueling: V(s) and advantages from separate heads (Wang et al. 2016).
+        The others are those of `actor`.
+
+    Raises:
+        TypeError, ValueError: a space or an argument that is not accepted; the message names it.
+    """
+    return QNetwork(env, hidden_sizes, activation, body, dueling)
+
+
 def policy(actor: nn.Module, obs: Tensor) -> Categorical | Gaussian:
     """pi(. | obs) as a distribution over policy actions, one for each row of obs (B, *obs_shape).
 
@@ -96,6 +128,21 @@ def value(critic: nn.Module, obs: Tensor) -> Tensor:
     return values
 
 
+def q_values(q_network: nn.Module, obs: Tensor) -> Tensor:
+    """Q(obs, .) of shape (B, n), for obs (B, *obs_shape).
+
+    Raises:
+        ValueError: the network gives another shape.
+    """
+    values = q_network(obs)
+    if values.ndim != 2 or len(values) != len(obs):
+        raise ValueError(
+            f"q_network gives values of shape {tuple(values.shape)} for {len(obs)} observations; "
+            f"expected ({len(obs)}, number of actions)."
+        )
+    return values
+
+
 def unwrap(network: nn.Module) -> Any:
     """The network itself, inside `DataParallel`, `DistributedDataParallel`, `torch.compile`."""
     if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -103,13 +150,19 @@ def unwrap(network: nn.Module) -> Any:
     return getattr(network, "_orig_mod", network)
 
 
-def observe(network: nn.Module, obs: Tensor | None = None, returns: Tensor | None = None) -> None:
+def observe(
+    network: nn.Module,
+    obs: Tensor | None = None,
+    returns: Tensor | None = None,
+    rewards: Tensor | None = None,
+) -> None:
     """Let a network take in what it met, (B, *obs_shape) and (B,), for its running statistics.
 
-    A network of your own without `obs_statistics` or `return_statistics` is left as it is.
+    A network of your own without `obs_statistics`, `return_statistics` or `reward_statistics` is
+    left as it is.
     """
-    for name, batch in (("obs_statistics", obs), ("return_statistics", returns)):
-        statistics = getattr(unwrap(network), name, None)
+    for name, batch in (("obs", obs), ("return", returns), ("reward", rewards)):
+        statistics = getattr(unwrap(network), f"{name}_statistics", None)
         if statistics is not None and batch is not None:
             statistics.update(batch)
 
@@ -118,6 +171,11 @@ def return_scale(critic: nn.Module) -> Tensor | float:
     """The standard deviation of the returns that a critic met; 1 where it keeps no count."""
     statistics = getattr(unwrap(critic), "return_statistics", None)
     return 1.0 if statistics is None else statistics.std
+
+
+def reward_scale(q_network: nn.Module) -> Tensor | float:
+    """The size of the values that a Q-network's layers predict as 1; 1 where it has none."""
+    return getattr(unwrap(q_network), "scale", 1.0)
 
 
 def device_of(network: nn.Module) -> torch.device:
@@ -186,6 +244,12 @@ class Network(nn.Module):
     def features(self, obs: Tensor) -> Tensor:
         return self.body(self.obs_statistics.normalize(obs))
 
+    def acted(self, obs: Tensor | np.ndarray, best: Callable[[Any], Tensor]) -> Any:
+        """Environment actions in the kind of `obs`: what `best` makes of what `forward` gives."""
+        output = self(torch.as_tensor(obs, dtype=torch.float32, device=device_of(self)))
+        action = self.action_units.to_env(best(output))
+        return self.action_units.to_numpy(action) if isinstance(obs, np.ndarray) else action
+
 
 class Actor(Network):
     """What all actors here can do."""
@@ -207,11 +271,7 @@ class Actor(Network):
         obs (B, *obs_shape) in, actions (B,) or (B, A) out: an array for an array, a tensor for a
         tensor, of whatever float type and on whatever device.
         """
-        device = device_of(self)
-        action = self.action_units.to_env(
-            self.mode(self(torch.as_tensor(obs, dtype=torch.float32, device=device)))
-        )
-        return self.action_units.to_numpy(action) if isinstance(obs, np.ndarray) else action
+        return self.acted(obs, self.mode)
 
 
 class CategoricalActor(Actor):
@@ -272,6 +332,55 @@ class Critic(Network):
 
     def forward(self, obs: Tensor) -> Tensor:
         return self.return_statistics.denormalize(self.head(self.features(obs)).squeeze(-1))
+
+
+class QNetwork(Network):
+    """Q(s, .), in the environment's own units of reward. `forward`: obs (B, *obs_shape) -> (B, n).
+
+    The layers predict values in units of `scale`; `forward` scales them back.
+    """
+
+    made_by = "q_network"
+
+    def __init__(
+        self,
+        env: Environment,
+        hidden_sizes: Sequence[int],
+        activation: type[nn.Module],
+        body: nn.Module | None,
+        dueling: bool,
+    ):
+        super().__init__(env, hidden_sizes, activation, body)
+        check_discrete("q_network", env)
+        if self.recipe is not None:
+            self.recipe["dueling"] = bool(dueling)
+        self.reward_statistics = RunningStatistics(())
+        # Small last layers: no action is the favourite of chance.
+        self.head = linear(self.feature_size, self.action_units.size, gain=0.01)
+        self.value_head = linear(self.feature_size, 1, gain=0.01) if dueling else None
+
+    def forward(self, obs: Tensor) -> Tensor:
+        features = self.features(obs)
+        values = self.head(features)
+        if self.value_head is not None:  # Wang et al. (2016), equation 9
+            values = self.value_head(features) + values - values.mean(1, keepdim=True)
+        return values * self.scale
+
+    @property
+    def scale(self) -> Tensor:
+        """`HORIZON` rewards of the usual size: the root of their mean square."""
+        statistics = self.reward_statistics
+        size = (statistics.mean.square() + statistics.variance).sqrt()
+        return HORIZON * size.clamp(min=1e-4)
+
+    @torch.no_grad()
+    def act(self, obs: Tensor | np.ndarray) -> Any:
+        """The actions of the highest value, as `env.step` takes them.
+
+        obs (B, *obs_shape) in, actions (B,) out: an array for an array, a tensor for a tensor, of
+        whatever float type and on whatever device.
+        """
+        return self.acted(obs, lambda values: values.argmax(1))
 
 
 # --- what they are made of --------------------------------------------------------------------
@@ -397,7 +506,7 @@ def check_fits(name: str, network: nn.Module, env: Environment) -> None:
     if not isinstance(inner, Network):
         return
     fits = inner.obs_space.shape == obs_space.shape
-    if isinstance(inner, Actor):
+    if isinstance(inner, Actor | QNetwork):
         fits = fits and inner.action_space == action_space
     if not fits:
         raise ValueError(
@@ -428,6 +537,7 @@ def load(path: str | Path, name: str = "actor") -> Any:
 
 def make(recipe: dict[str, Any], env: Environment) -> nn.Module:
     """The network that a `recipe` describes, untrained."""
-    function = {"actor": actor, "critic": critic}[recipe["function"]]
-    activation = getattr(nn, recipe["activation"])
-    return function(env, hidden_sizes=recipe["hidden_sizes"], activation=activation)
+    functions = {"actor": actor, "critic": critic, "q_network": q_network}
+    settings = {name: value for name, value in recipe.items() if name != "function"}
+    settings["activation"] = getattr(nn, recipe["activation"])
+    return functions[recipe["function"]](env, **settings)

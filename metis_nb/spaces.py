@@ -55,6 +55,20 @@ def single_spaces(env: Environment) -> tuple[Box, Box | Discrete]:
     return obs_space, action_space
 
 
+def check_discrete(trainer: str, env: Environment) -> None:
+    """Refuse an environment whose actions are not `Discrete`, for a trainer of this name.
+
+    Raises:
+        TypeError: naming what it has, and what to use instead.
+    """
+    _, action_space = single_spaces(env)
+    if not isinstance(action_space, Discrete):
+        raise TypeError(
+            f"{trainer} needs a Discrete action space; {name_of(env)} has {action_space}. Wrap it: "
+            f"envs.DiscretizeAction(env). Or use a trainer for Box actions, such as PPO."
+        )
+
+
 def name_of(env: Environment) -> str:
     """The environment's registered id, or its class name where it has none."""
     spec = getattr(env, "spec", None)

@@ -165,7 +165,10 @@ class Run:
             if self._loaded.get("device") == device.type:
                 self.generator.set_state(self._loaded["generator"])
             for part in self.state.values():
-                part.load_state_dict(part.state_dict())  # an optimizer moves to its parameters
+                if hasattr(part, "to"):
+                    part.to(device)
+                else:  # an optimizer, which moves to its parameters
+                    part.load_state_dict(part.state_dict())
         self._loaded = {}  # taken over, once: chance must not come again after a later move
         if not self.view.running:
             self.view.reset()
@@ -369,7 +372,8 @@ def stack(rows: Sequence[T]) -> T:
 
 def mean(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The mean of each entry over dicts of scalar tensors, which stay on their device."""
-    return {name: torch.stack([row[name].detach() for row in rows]).mean() for name in rows[0]}
+    names = rows[0] if rows else ()
+    return {name: torch.stack([row[name].detach() for row in rows]).mean() for name in names}
 
 
 # --- saving and loading -----------------------------------------------------------------------
@@ -397,8 +401,17 @@ def save(trainer: Any, path: str | Path) -> None:
     checkpoint.write(path, state)
 
 
-def load(kind: type[T], path: str | Path, env: Environment, **given: nn.Module | None) -> T:
+def load(
+    kind: type[T],
+    path: str | Path,
+    env: Environment,
+    replay: Any = None,
+    **given: nn.Module | None,
+) -> T:
     """A trainer of this kind, as it was when `save` wrote it.
+
+    `replay` is a memory for it to fill, where it had one of the reader's own; `given` are networks
+    with code of the reader's own.
 
     Raises:
         FileNotFoundError, ValueError: there is no such file, or it holds something else.
@@ -416,7 +429,8 @@ def load(kind: type[T], path: str | Path, env: Environment, **given: nn.Module |
             f"{saved.observation_space} and {saved.action_space}; env={name_of(env)} has others: "
             f"{' and '.join(map(str, single_spaces(env)))}."
         )
-    trainer: Any = kind(env, **state["hyperparameters"])  # type: ignore[call-arg]
+    own = {} if replay is None else {"replay": replay}
+    trainer: Any = kind(env, **state["hyperparameters"], **own)  # type: ignore[call-arg]
     networks: dict[str, nn.Module] = {}
     for name, recipe in state["recipes"].items():
         network = given.get(name)
@@ -428,8 +442,9 @@ def load(kind: type[T], path: str | Path, env: Environment, **given: nn.Module |
                 )
             network = agents.make(recipe, env)
         networks[name] = network
-        agents.unwrap(network).load_state_dict(state["networks"][name])
     trainer.prepare(**networks)
+    for name, network in networks.items():
+        agents.unwrap(network).load_state_dict(state["networks"][name])
     run: Run = trainer.run
     for name, part in run.state.items():
         part.load_state_dict(state["state"][name])
@@ -441,9 +456,9 @@ def load(kind: type[T], path: str | Path, env: Environment, **given: nn.Module |
 
 
 def hyperparameters(trainer: Any) -> dict[str, Any]:
-    """The fields of a trainer but its environment, by name."""
-    fields = dataclasses.fields(trainer)
-    return {f.name: getattr(trainer, f.name) for f in fields if f.init and f.name != "env"}
+    """The fields of a trainer but its environment and memory, by name."""
+    names = [f.name for f in dataclasses.fields(trainer) if f.init]
+    return {name: getattr(trainer, name) for name in names if name not in ("env", "replay")}
 
 
 # --- checks that trainers share ---------------------------------------------------------------

@@ -8,10 +8,19 @@ import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
 from metis_nb.envs import probes
+from metis_nb.envs.discretize import DiscretizeAction
 from metis_nb.envs.original import original
 from metis_nb.envs.view import SEED_STRIDE, Step, TensorView
 
-__all__ = ["SEED_STRIDE", "Step", "TensorView", "make", "original", "probes"]
+__all__ = [
+    "SEED_STRIDE",
+    "DiscretizeAction",
+    "Step",
+    "TensorView",
+    "make",
+    "original",
+    "probes",
+]
 
 
 def make(env_id: str, num_envs: int = 16, **kwargs: Any) -> VectorEnv:

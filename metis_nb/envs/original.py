@@ -10,6 +10,8 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
+from metis_nb.envs.discretize import DiscretizeAction, DiscretizeVectorAction
+
 # Arguments of `gymnasium.make_vec` that are kept among those of the single environment.
 VECTOR_ARGUMENTS = ("num_envs", "vectorization_mode", "vector_kwargs")
 # Wrappers that take the rendered pictures for themselves.
@@ -37,8 +39,13 @@ def original(env: gym.Env | gym.vector.VectorEnv | str, render_mode: str | None 
     if not isinstance(env, str | gym.Env | gym.vector.VectorEnv):
         raise TypeError(f"env is {env!r}, which is no environment. {use}")
     layer: Any = env
+    bins = None
     while isinstance(layer, gym.vector.VectorWrapper):
-        if isinstance(layer, gym.vector.VectorObservationWrapper | gym.vector.VectorActionWrapper):
+        if isinstance(layer, DiscretizeVectorAction):
+            bins = layer.bins
+        elif isinstance(
+            layer, gym.vector.VectorObservationWrapper | gym.vector.VectorActionWrapper
+        ):
             raise ValueError(
                 f"env is {env}: {type(layer).__name__} changes a whole batch, which one "
                 f"environment has not. Wrap each one: gymnasium.make_vec(..., wrappers=[...])."
@@ -46,7 +53,8 @@ def original(env: gym.Env | gym.vector.VectorEnv | str, render_mode: str | None 
         layer = layer.env
     try:
         spec = gym.spec(env) if isinstance(env, str) else _spec(env)
-        return _unregistered(env) if spec is None else _make(spec, render_mode)
+        made = _unregistered(env) if spec is None else _make(spec, render_mode)
+        return made if bins is None else DiscretizeAction(made, bins)
     except Exception as error:
         how = "" if render_mode is None else f' with render_mode="{render_mode}"'
         raise ValueError(f"env is {env}, which cannot be made afresh{how}: {error}. {use}") from (

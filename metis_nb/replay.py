@@ -1,0 +1,348 @@
+"""Experience replay: a memory of transitions to learn from again and again.
+
+    replay = ReplayBuffer(env, capacity=100_000)
+    replay.add(view.obs, action, view.step(action))
+    batch = replay.sample(128)
+
+The arrays are made once, on the device of the networks. The oldest transition is overwritten first.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, ClassVar
+
+import psutil
+import torch
+from gymnasium.spaces import Discrete
+from torch import Tensor
+
+from metis_nb import training
+from metis_nb.envs import Step
+from metis_nb.spaces import Environment, name_of, single_spaces
+
+ANNOUNCED = 100e6  # bytes: a memory above this says how large it is, before it is made
+
+
+@dataclass
+class Batch:
+    """B transitions. With `length=n` they reach over up to n steps of one episode."""
+
+    obs: Tensor  # (B, *obs_shape) float32, acted on
+    action: Tensor  # (B,) int64 or (B, A) float32, policy actions
+    reward: Tensor  # (B,) float32, of all steps together: r + gamma r' + gamma^2 r'' ...
+    next_obs: Tensor  # (B, *obs_shape) float32, the true successor after the last of the steps
+    terminated: Tensor  # (B,) bool: nothing is worth anything after next_obs
+    discount: Tensor  # (B,) float32, of what next_obs is worth: gamma to the number of steps
+    weight: Tensor  # (B,) float32, of each transition in the loss
+    index: Tensor  # (B,) int64, where in the memory it is
+
+
+class ReplayBuffer:
+    """The last `capacity` transitions, each as likely to be drawn as any other.
+
+    Lin (1992), "Self-improving reactive agents based on reinforcement learning, planning and
+    teaching"; Mnih et al. (2015), https://doi.org/10.1038/nature14236.
+
+    Args:
+        env: gives the shapes of observations and actions.
+        capacity: how many transitions it holds at most.
+        device: where its arrays are; where the networks are is best.
+
+    Raises:
+        TypeError, ValueError: an environment or capacity that is not accepted.
+        MemoryError: the machine does not have that much left; the message says how much it has.
+    """
+
+    # Arrays of a subclass's own: the shape for each transition, and the type.
+    more: ClassVar[dict[str, tuple[tuple[int, ...], torch.dtype]]] = {}
+
+    def __init__(
+        self, env: Environment, capacity: int = 100_000, device: torch.device | str = "cpu"
+    ):
+        self.capacity, self.device = capacity, torch.device(device)
+        training.check_numbers(self, capacity="a whole number above 0")
+        self.capacity = capacity = int(capacity)
+        self.spaces = obs_space, action_space = single_spaces(env)
+        discrete = isinstance(action_space, Discrete)
+        obs_shape: tuple[int, ...] = obs_space.shape
+        action_shape = () if discrete else tuple(action_space.shape or ())
+        layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+            "obs": (obs_shape, torch.float32),
+            "action": (action_shape, torch.int64 if discrete else torch.float32),
+            "reward": ((), torch.float32),
+            "next_obs": (obs_shape, torch.float32),
+            "terminated": ((), torch.bool),
+            "following": ((), torch.int64),  # where the same episode goes on; -1: nowhere
+            **self.more,
+        }
+        self.nbytes = capacity * sum(
+            torch.Size(shape).numel() * dtype.itemsize for shape, dtype in layout.values()
+        )
+        check_memory(self, self.nbytes)
+        self.arrays = {
+            name: torch.zeros((capacity, *shape), dtype=dtype, device=self.device)
+            for name, (shape, dtype) in layout.items()
+        }
+        self.arrays["following"].fill_(-1)
+        self.added = 0  # transitions so far, those overwritten among them
+        self._latest: Tensor | None = None  # (N,) where each environment's last one is
+
+    def __len__(self) -> int:
+        return min(self.added, self.capacity)
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__}: {len(self):,} of {self.capacity:,} transitions, "
+            f"{in_words(self.nbytes)} on {self.device}>"
+        )
+
+    def __getitem__(self, name: str) -> Tensor:
+        """All that it holds of one kind, such as memory["reward"], in no particular order."""
+        return self.arrays[name][: len(self)]
+
+    def reward_range(self) -> tuple[float, float]:
+        """The lowest and the highest reward that it holds."""
+        rewards = self["reward"] if len(self) else torch.zeros(1)
+        return float(rewards.min()), float(rewards.max())
+
+    def add(self, obs: Tensor, action: Tensor, step: Step) -> Tensor:
+        """Put in what one step of N environments gave; steps that only reset one are left out.
+
+        Args:
+            obs: (N, *obs_shape) what was acted on.
+            action: (N,) int64 or (N, A) float32, as policy actions.
+            step: what came of it; the next call goes on with the same N environments.
+
+        Returns:
+            index: (M,) int64, where the M valid ones are now.
+        """
+        N, device, following = len(obs), self.device, self.arrays["following"]
+        fields = dict(obs=obs, action=action, reward=step.reward)
+        fields |= dict(next_obs=step.next_obs, terminated=step.terminated)
+        for name, values in fields.items():
+            expected = (N, *self.arrays[name].shape[1:])
+            if values.shape != expected:
+                raise ValueError(
+                    f"{name} has the shape {tuple(values.shape)}; expected {expected}."
+                )
+        rows = step.valid.to(device).nonzero()[:, 0]
+        if len(rows) > self.capacity:
+            raise ValueError(
+                f"capacity={self.capacity} cannot hold one step of {N} environments; expected "
+                f"{N} or more."
+            )
+        index = (self.added + torch.arange(len(rows), device=device)) % self.capacity
+        fields = {name: values.to(device)[rows] for name, values in fields.items()}
+
+        if self._latest is None or len(self._latest) != N:
+            self._latest = torch.full((N,), -1, device=device)
+        before = self._latest[rows]
+        # Who began a new episode in between (an error, another training) acts on something else.
+        same = self.arrays["next_obs"][before] == fields["obs"]
+        linked = (before >= 0) & same[:, None].flatten(1).all(1)
+        following[before[linked]] = index[linked]
+        # Then what is overwritten now, which in a small memory may be what was linked. An older
+        # transition goes before the one that follows it: no link outlives both.
+        following[index] = -1
+        for name, values in fields.items():
+            self.arrays[name][index] = values
+        over = (step.terminated | step.truncated).to(device)[rows]
+        self._latest[rows] = torch.where(over, -1, index)
+        self.added += len(rows)
+        return index
+
+    def sample(
+        self,
+        batch_size: int,
+        *,
+        length: int = 1,
+        gamma: float = 0.99,
+        generator: torch.Generator | None = None,
+    ) -> Batch:
+        """Draw transitions, with replacement.
+
+        Args:
+            batch_size: B, how many.
+            length: steps that each reaches over, fewer where its episode or the memory ends.
+            gamma: discount of the rewards of later steps.
+
+        Raises:
+            ValueError: a number that is not accepted, or nothing has been put in yet.
+        """
+        for name, value in (("batch_size", batch_size), ("length", length)):
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name}={value!r}; expected a whole number above 0.")
+        if not len(self):
+            raise ValueError("the memory is empty; add transitions before sample().")
+        index, weight = self.draw(batch_size, generator)
+        arrays = self.arrays
+        last, reward = index, arrays["reward"][index]
+        discount = torch.full_like(reward, gamma)
+        for _ in range(length - 1):
+            following = arrays["following"][last]
+            more = following >= 0
+            last = torch.where(more, following, last)
+            reward = torch.where(more, reward + discount * arrays["reward"][last], reward)
+            discount = torch.where(more, discount * gamma, discount)
+        return Batch(
+            obs=arrays["obs"][index],
+            action=arrays["action"][index],
+            reward=reward,
+            next_obs=arrays["next_obs"][last],
+            terminated=arrays["terminated"][last],
+            discount=discount,
+            weight=weight,
+            index=index,
+        )
+
+    def draw(self, batch_size: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Which transitions, (B,) int64, and their weights in the loss, (B,) float32."""
+        where: dict[str, Any] = {"device": self.device}
+        index = torch.randint(len(self), (batch_size,), generator=generator, **where)
+        return index, torch.ones(batch_size, **where)
+
+    def learned(self, index: Tensor, error: Tensor) -> None:
+        """Told the error that each drawn transition had; here it makes no difference."""
+
+    # --- going on later, or elsewhere -------------------------------------------------------
+
+    def to(self, device: torch.device | str) -> ReplayBuffer:
+        """Move it to another device; returns itself."""
+        if torch.device(device) != self.device:
+            self.device = torch.device(device)
+            self.arrays = {name: array.to(device) for name, array in self.arrays.items()}
+            self._latest = None if self._latest is None else self._latest.to(device)
+        return self
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is in it; not the room that is still empty."""
+        return {
+            "kind": type(self).__name__,
+            "capacity": self.capacity,
+            "added": self.added,
+            "latest": self._latest,
+            "arrays": {name: array[: len(self)] for name, array in self.arrays.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Hold what another one held.
+
+        Raises:
+            ValueError: that was of another kind or capacity.
+        """
+        kind, capacity = state["kind"], state["capacity"]
+        if (kind, capacity) != (type(self).__name__, self.capacity):
+            raise ValueError(
+                f"replay is a {type(self).__name__} with capacity={self.capacity}; expected "
+                f"replay={kind}(env, capacity={capacity}), as it was saved."
+            )
+        self.added = state["added"]
+        self._latest = None if state["latest"] is None else state["latest"].to(self.device, copy=True)
+        for name, array in self.arrays.items():
+            array[: len(self)] = state["arrays"][name].to(self.device)
+
+
+class PrioritizedReplay(ReplayBuffer):
+    """Transitions with a large error are drawn more often: proportional prioritisation.
+
+    Schaul, Quan, Antonoglou and Silver (2016), "Prioritized Experience Replay",
+    https://arxiv.org/abs/1511.05952, section 3.3 and algorithm 1.
+
+    Args:
+        alpha: how much the error counts; 0 draws uniformly (equation 1).
+        beta: how much the weights in the loss make up for it; 1 fully (section 3.4).
+        The others are those of `ReplayBuffer`.
+    """
+
+    more: ClassVar[dict[str, tuple[tuple[int, ...], torch.dtype]]] = {
+        "priority": ((), torch.float32)  # p^alpha
+    }
+
+    def __init__(
+        self,
+        env: Environment,
+        capacity: int = 100_000,
+        device: torch.device | str = "cpu",
+        alpha: float = 0.6,
+        beta: float = 0.4,
+    ):
+        self.alpha, self.beta = alpha, beta
+        training.check_numbers(self, alpha="a number from 0 to 1", beta="a number from 0 to 1")
+        super().__init__(env, capacity, device)
+
+    def add(self, obs: Tensor, action: Tensor, step: Step) -> Tensor:
+        highest = self["priority"].max() if len(self) else 1.0
+        index = super().add(obs, action, step)
+        self.arrays["priority"][index] = highest  # to be seen at least once, soon
+        return index
+
+    def draw(self, batch_size: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        priority = self.arrays["priority"][: len(self)]
+        # Float32 would lose the small ones among a million; Apple's GPUs have nothing better.
+        precise = torch.float32 if self.device.type == "mps" else torch.float64
+        until = priority.cumsum(0, dtype=precise)
+        # One from each of B equal parts of the sum, as in appendix B.2.1.
+        part = torch.rand(batch_size, generator=generator, device=self.device, dtype=precise)
+        part = (torch.arange(batch_size, device=self.device) + part) / batch_size
+        index = torch.searchsorted(until, part * until[-1], right=True).clamp(max=len(self) - 1)
+        probability = priority[index] / until[-1].float()
+        weight = (len(self) * probability) ** -self.beta
+        return index, weight / weight.max()
+
+    def learned(self, index: Tensor, error: Tensor) -> None:
+        self.arrays["priority"][index] = (error.detach().abs() + 1e-6) ** self.alpha
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"alpha": self.alpha, "beta": self.beta}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.alpha, self.beta = state["alpha"], state["beta"]
+
+
+# --- checks -----------------------------------------------------------------------------------
+
+
+def check_replay(replay: ReplayBuffer, env: Environment) -> None:
+    """Refuse what is no memory, or was made for other spaces than those of `env`.
+
+    Raises:
+        TypeError, ValueError: saying what it is and what is expected.
+    """
+    if not isinstance(replay, ReplayBuffer):
+        raise TypeError(
+            f"replay={replay!r}; expected None or a memory, such as ReplayBuffer(env, 100_000)."
+        )
+    if replay.spaces != single_spaces(env):
+        spaces, others = (" and ".join(map(str, s)) for s in (replay.spaces, single_spaces(env)))
+        raise ValueError(
+            f"replay was made for {spaces}; {name_of(env)} has {others}. Make another: "
+            f"{type(replay).__name__}(env, capacity={replay.capacity})."
+        )
+
+
+def check_memory(replay: ReplayBuffer, nbytes: int) -> None:
+    """Say how much memory a large buffer will take, and refuse what there is not."""
+    if replay.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(replay.device)
+    else:
+        free = psutil.virtual_memory().available
+    if nbytes > free:
+        each = nbytes / replay.capacity
+        raise MemoryError(
+            f"capacity={replay.capacity:,} takes {in_words(nbytes)} on {replay.device}, which has "
+            f"{in_words(free)} left. Expected at most {int(0.8 * free / each):,} transitions of "
+            f"this environment."
+        )
+    if nbytes > ANNOUNCED:
+        print(f"A memory of {replay.capacity:,} transitions: {in_words(nbytes)} on {replay.device}")
+
+
+def in_words(nbytes: float) -> str:
+    """1234567 -> "1.23 MB"."""
+    nbytes = float(f"{nbytes:.3g}")  # 999,999 are a million
+    power = min(int(math.log10(max(nbytes, 1)) // 3), 4)
+    return f"{nbytes / 1000**power:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"
