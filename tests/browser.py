@@ -383,11 +383,18 @@ class Player:
         """Locator of the parts of one class that are to be seen."""
         return self.root.locator(f".{name}:visible")
 
+    # `text_content`, not `inner_text`: JupyterLab skips the layout of cells that are out of sight
+    # (content-visibility), and the inner text of all that is in them is "".
+
     def step(self) -> int:
-        return int(self.part("clock").inner_text().split(" / ")[0])
+        return int(self.part("clock").text_content().split(" / ")[0])
 
     def last_step(self) -> int:
-        return int(self.part("clock").inner_text().split(" / ")[1])
+        return int(self.part("clock").text_content().split(" / ")[1])
+
+    def note(self) -> str:
+        """How long the episode is, and its seed."""
+        return self.part("note").text_content()
 
     def picture(self) -> bytes:
         """The file of the (first) picture on the screen."""
@@ -395,7 +402,7 @@ class Player:
 
     def facts(self) -> list[str]:
         """The numbers beside the picture: step, reward, return, ..."""
-        return self.part("facts").first.locator("b").all_inner_texts()
+        return self.part("facts").first.locator("b").all_text_contents()
 
     def bars(self) -> list[str]:
         """The numbers beside the bars, such as probabilities."""

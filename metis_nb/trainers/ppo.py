@@ -151,8 +151,8 @@ class PPO:
     def collect(self, actor: nn.Module) -> Rollout:
         """Act in the environments for `rollout_steps` steps, going on where the last call ended."""
         view = self.run.start(actor)
-        rows = []
-        for _ in range(-(-self.rollout_steps // view.num_envs)):  # rounded up
+        rows: list[Rollout] = []  # the last of them is not of resets alone
+        while len(rows) * view.num_envs < self.rollout_steps or not bool(rows[-1].valid.any()):
             obs = view.obs
             pi = policy(actor, obs)
             action = pi.sample(generator=self.run.generator)
