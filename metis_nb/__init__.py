@@ -14,7 +14,7 @@ import random
 import numpy as np
 import torch
 
-from metis_nb import agents, callbacks, envs, player, plots
+from metis_nb import agents, callbacks, envs, exact, player, plots
 from metis_nb.evaluate import evaluate
 from metis_nb.panels import panel, predict
 from metis_nb.player import play
@@ -41,6 +41,7 @@ __all__ = [
     "diff",
     "envs",
     "evaluate",
+    "exact",
     "panel",
     "play",
     "plots",

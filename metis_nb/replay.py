@@ -240,7 +240,8 @@ class ReplayBuffer:
                 f"replay={kind}(env, capacity={capacity}), as it was saved."
             )
         self.added = state["added"]
-        self._latest = None if state["latest"] is None else state["latest"].to(self.device, copy=True)
+        latest = state["latest"]
+        self._latest = None if latest is None else latest.to(self.device, copy=True)
         for name, array in self.arrays.items():
             array[: len(self)] = state["arrays"][name].to(self.device)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from metis_nb import agents
+from metis_nb import DDQN, DQN, agents, evaluate, play
 from metis_nb.agents import RunningStatistics
 from metis_nb.spaces import ActionUnits
 
@@ -163,6 +163,166 @@ def test_statistics_travel_with_the_state_dict():
     obs = torch.randn(4, 3)
     assert torch.equal(one(obs), two(obs))
     assert agents.return_scale(two) > 10
+
+
+# --- Q-networks ---------------------------------------------------------------------------------
+
+every_head = pytest.mark.parametrize("dueling", [False, True])
+
+
+@every_head
+@pytest.mark.parametrize("parallel", [False, True])
+def test_shapes_of_a_q_network(parallel, dueling):
+    q_network = agents.q_network(Spaces(OBS, Discrete(4)), dueling=dueling)
+    network = nn.DataParallel(q_network) if parallel else q_network
+    assert agents.q_values(network, torch.randn(7, 3)).shape == (7, 4)
+    assert agents.q_values(network, torch.randn(0, 3)).shape == (0, 4)
+
+
+@every_head
+def test_no_action_is_the_favourite_of_chance(dueling):
+    """Against the values that rewards of 1 will lead to."""
+    q_network = agents.q_network(Spaces(OBS, Discrete(4)), dueling=dueling)
+    agents.observe(q_network, rewards=torch.ones(10))
+    values = q_network(torch.randn(100, 3)).detach()
+    assert (values.max(1).values - values.min(1).values).max() < 1
+
+
+def test_a_dueling_network_is_a_value_and_advantages_that_add_up_to_nothing():
+    q_network = agents.q_network(Spaces(OBS, Discrete(3)), dueling=True)
+    nn.init.normal_(q_network.head.weight)
+    nn.init.normal_(q_network.value_head.weight)
+    agents.observe(q_network, rewards=torch.tensor([3.0, 4.0]))
+    obs = torch.randn(20, 3)
+    with torch.no_grad():
+        values = q_network(obs)
+        value = q_network.scale * q_network.value_head(q_network.features(obs))[:, 0]
+        assert torch.allclose(values.mean(1), value, rtol=1e-4, atol=1e-3)
+        raw = q_network.scale * q_network.head(q_network.features(obs))
+        # Advantages differ from each other as the head says.
+        assert torch.allclose(values[:, :1] - values, raw[:, :1] - raw, rtol=1e-4, atol=1e-3)
+        # What all advantages have in common is no part of Q: it could as well be the value.
+        q_network.head.bias += 7.0
+        assert torch.allclose(q_network(obs), values, rtol=1e-3, atol=1e-2)
+        q_network.value_head.bias += 1.0
+        assert torch.allclose(q_network(obs), values + q_network.scale, rtol=1e-3, atol=1e-2)
+
+
+@given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=30))
+def test_the_scale_is_that_of_so_many_usual_rewards(rewards):
+    """The root of their mean square, so that rewards of the same size have one too."""
+    q_network = agents.q_network(Spaces(OBS, Discrete(2)))
+    agents.observe(q_network, rewards=torch.tensor(rewards))
+    size = np.sqrt(np.mean(np.square(np.float64(rewards))))
+    expected = agents.HORIZON * max(size, 1e-4)
+    assert float(agents.reward_scale(q_network)) == pytest.approx(expected, rel=1e-2, abs=0.02)
+    assert agents.reward_scale(nn.DataParallel(q_network)) == q_network.scale
+
+
+def test_values_are_in_the_environments_units():
+    q_network = agents.q_network(Spaces(OBS, Discrete(2)))
+    obs = torch.randn(5, 3)
+    with torch.no_grad():
+        agents.observe(q_network, rewards=torch.full((9,), -1.0))
+        values = q_network(obs)
+        q_network.reward_statistics.mean.mul_(-300.0)
+        assert torch.allclose(q_network(obs), 300 * values, rtol=1e-4)
+
+
+def test_a_plain_network_has_the_scale_1():
+    assert agents.reward_scale(nn.Linear(3, 2)) == 1.0
+    agents.observe(nn.Linear(3, 2), torch.randn(5, 3), rewards=torch.randn(5))
+
+
+@every_head
+@pytest.mark.parametrize("start", [0, 5])
+def test_a_q_network_acts_on_its_highest_value(start, dueling):
+    q_network = agents.q_network(Spaces(OBS, Discrete(3, start=start)), dueling=dueling)
+    nn.init.normal_(q_network.head.weight)
+    obs = np.random.default_rng(0).normal(size=(50, 3))  # float64
+    best = [int(np.argmax(q)) for q in q_network(torch.as_tensor(obs).float()).tolist()]
+    assert len(set(best)) == 3
+    action = q_network.act(obs)
+    assert isinstance(action, np.ndarray)
+    assert action.dtype == np.int64
+    assert action.tolist() == [start + index for index in best]
+    tensor = q_network.act(torch.as_tensor(obs))
+    assert isinstance(tensor, torch.Tensor)
+    assert tensor.tolist() == action.tolist()
+
+
+@pytest.mark.parametrize("network", [nn.Flatten(0), nn.Unflatten(1, (3, 1))])
+def test_action_values_of_another_shape_are_named(network):
+    with pytest.raises(ValueError, match=r"q_network gives values .* for 7 obs.*\(7, number of"):
+        agents.q_values(network, torch.zeros(7, 3))
+
+
+def test_a_q_network_needs_discrete_actions():
+    match = r"q_network needs a Discrete action space; Spaces has Box.*envs.DiscretizeAction"
+    with pytest.raises(TypeError, match=match):
+        agents.q_network(Spaces(OBS, WIDE))
+
+
+@pytest.mark.parametrize(
+    ("other", "match"),
+    [
+        (Spaces(OBS, Discrete(3)), r"\(3,\) and actions Discrete\(2\).*Discrete\(3\)"),
+        (Spaces(OBS, Discrete(2, start=1)), r"Discrete\(2\).*Discrete\(2, start=1\)"),
+        (Spaces(Box(-1, 1, (4,), np.float32), Discrete(2)), r"\(3,\).*has \(4,\)"),
+    ],
+)
+def test_a_q_network_of_other_spaces_is_named(other, match):
+    q_network = agents.q_network(Spaces(OBS, Discrete(2)))
+    agents.check_fits("q_network", q_network, Spaces(OBS, Discrete(2)))
+    with pytest.raises(
+        ValueError, match=rf"q_network was made for .*{match}.*agents.q_network\(env\)"
+    ) as it:
+        agents.check_fits("q_network", q_network, other)
+    assert "Spaces has" in str(it.value)
+
+
+@every_head
+@pytest.mark.parametrize("Trainer", [DQN, DDQN])
+def test_a_q_network_out_of_a_file(Trainer, dueling, tmp_path):
+    env = gym.make("CartPole-v1")
+    shape = dict(hidden_sizes=(8, 5), activation=nn.ReLU, dueling=dueling)
+    q_network = agents.q_network(env, **shape)
+    trainer = Trainer(env, learning_starts=100, updates_per_step=0.1)
+    trainer.train(q_network, steps=256)
+    trainer.save(tmp_path / "file")
+    loaded = agents.load(tmp_path / "file", "q_network")
+    assert not loaded.training
+    assert (loaded.value_head is not None) == dueling
+    obs = torch.randn(50, 4)
+    assert torch.equal(loaded(obs), q_network(obs))
+    assert torch.equal(loaded.act(obs), q_network.act(obs))
+    with pytest.raises(ValueError, match=r"name='actor'; .* holds \['q_network'\]"):
+        agents.load(tmp_path / "file")
+
+
+def test_a_q_network_plays_and_is_evaluated():
+    """Pushes to where the pole leans: about 40 steps. Its values go with the player."""
+    env = gym.make("CartPole-v1")
+    q_network = agents.q_network(env, body=nn.Flatten())
+    with torch.no_grad():
+        q_network.head.weight.copy_(torch.tensor([[0.0, 0, -1, 0], [0.0, 0, 1, 0]]))
+    episode = play(env, q_network, critic=q_network, seed=0)
+    assert (episode.actions == (episode.obs[:-1, 2] > 0)).all()
+    values = q_network(torch.as_tensor(episode.obs[:-1])).detach().numpy()
+    np.testing.assert_allclose(episode.q_values, values, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(episode.action_values, values.max(1), rtol=1e-5, atol=1e-6)
+    assert play(env, q_network, seed=0).q_values.tolist() == episode.q_values.tolist()
+    returns = evaluate(env, nn.DataParallel(q_network), episodes=20)
+    assert 25 < returns.mean() < 70
+
+
+def test_a_q_network_has_no_policy_to_sample_from():
+    env = gym.make("CartPole-v1")
+    q_network = agents.q_network(env)
+    with pytest.raises(TypeError, match=r"deterministic=False.*QNetwork, has none.*=True"):
+        play(env, q_network, deterministic=False)
+    with pytest.raises(TypeError, match="QNetwork without a distribution"):
+        evaluate(env, q_network, episodes=1, deterministic=False)
 
 
 # --- networks of your own ---------------------------------------------------------------------

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import metis_nb
-from metis_nb import A2C, PPO, VPG, agents, envs, evaluate
+from metis_nb import A2C, DDQN, DQN, PPO, VPG, ReplayBuffer, agents, envs, evaluate
 
 pytestmark = pytest.mark.learning
 
@@ -27,7 +27,7 @@ def answers(probe, trainer=PPO):
         yield float(critic(obs).detach()), value, float(actor.act(obs)), best
 
 
-@pytest.mark.parametrize("probe", envs.probes.LADDER)
+@pytest.mark.parametrize("probe", [*envs.probes.LADDER, envs.probes.LaterChoice])
 def test_probes_get_their_known_answers(probe):
     for learned, value, chosen, best in answers(probe):
         assert value is None or learned == pytest.approx(value, rel=0.05, abs=0.05), probe.suspect
@@ -43,6 +43,66 @@ def test_the_probe_of_endless_reward_finds_a_truncation_taken_for_an_end():
     ((learned, value, _, _),) = answers(envs.probes.EndlessReward, Bug)
     assert learned < 0.6 * value  # about half
     assert value == pytest.approx(10)
+
+
+def q_answers(probe, Trainer, **settings):
+    """(highest value, true value, its action, best action) for each observation of a probe."""
+    games = gym.vector.SyncVectorEnv([probe] * 16)
+    metis_nb.seed(0)
+    q_network = agents.q_network(games)
+    settings = dict(gamma=0.9, n_step=1, learning_starts=200, target_interval=64) | settings
+    Trainer(games, seed=0, **settings).train(q_network, steps=4_000)
+    for seen, (value, best) in probe().truth(gamma=0.9).items():
+        values = q_network(torch.tensor([[seen]])).detach()[0]
+        yield float(values.max()), value, int(values.argmax()), best
+
+
+@pytest.mark.parametrize("Trainer", [DQN, DDQN])
+@pytest.mark.parametrize("probe", envs.probes.Q_LADDER)
+def test_probes_get_their_known_answers_from_a_q_network(probe, Trainer):
+    _, suspect = envs.probes.Q_LADDER[probe]
+    for learned, value, chosen, best in q_answers(probe, Trainer):
+        assert learned == pytest.approx(value, rel=0.05, abs=0.05), suspect
+        assert best is None or chosen == best, suspect
+
+
+class WrongAction(DQN):
+    def update(self, q_network, batch):
+        batch.action = torch.zeros_like(batch.action)
+        return super().update(q_network, batch)
+
+
+class NeverCopied(DQN):
+    def copy_to_target(self, q_network):
+        pass
+
+
+class MeanForMaximum(DQN):
+    def td_target(self, target, batch):
+        later = target(batch.next_obs).mean(1)
+        return batch.reward + batch.discount * later * ~batch.terminated
+
+
+class CutIsEnd(ReplayBuffer):
+    def add(self, obs, action, step):
+        step.terminated = step.terminated | step.truncated
+        return super().add(obs, action, step)
+
+
+@pytest.mark.parametrize(
+    ("probe", "Trainer", "settings"),
+    [
+        (envs.probes.ChosenReward, WrongAction, {}),
+        (envs.probes.DelayedReward, NeverCopied, {}),
+        (envs.probes.LaterChoice, MeanForMaximum, {}),
+        (envs.probes.LaterChoice, DQN, dict(n_step=3)),
+        (envs.probes.EndlessReward, DQN, dict(replay=CutIsEnd(envs.probes.EndlessReward(), 5_000))),
+    ],
+)
+def test_what_the_probes_find_in_a_q_network(probe, Trainer, settings):
+    """Each is far off where its suspect is guilty."""
+    learned, value, *_ = next(q_answers(probe, Trainer, **settings))
+    assert learned != pytest.approx(value, rel=0.3)
 
 
 # How far above the bars: over ten seeds, at the 100,000 and 300,000 steps of benchmarks/README.md,
@@ -78,3 +138,19 @@ def test_cartpole_with_one_gradient_step_for_each_batch(trainer):
     networks = [actor] if trainer is VPG else [actor, agents.critic(env)]
     trainer(env, seed=0).train(*networks, steps=40_000)
     assert evaluate(env, actor).mean() >= 475
+
+
+# How far above the bar: over the seeds 0 to 4 of both, two of these evaluations had passed after
+# 10,000 to 30,000 steps in nine of ten trainings (in these two after 15,000), and in one, of DQN,
+# not within 40,000. What has passed may be lower again later.
+
+
+@pytest.mark.parametrize("Trainer", [DQN, DDQN])
+def test_cartpole_from_a_replay_memory(Trainer):
+    env = envs.make("CartPole-v1", num_envs=16)
+    metis_nb.seed(0)
+    q_network, trainer, passed = agents.q_network(env), Trainer(env, seed=0), 0
+    while passed < 2:
+        trainer.train(q_network, steps=5_000)
+        passed += evaluate(env, q_network, episodes=50).mean() >= 475
+        assert trainer.run.steps <= 30_000 + 16, f"{passed} of 6 evaluations passed"

@@ -2,6 +2,10 @@
 
 Each asks for one thing more than the one before, so the first that a trainer fails tells where to
 look. In the manner of Andy Jones, "Debugging Reinforcement Learning Systems" (2021).
+
+`LADDER` is for an actor and a critic, `Q_LADDER` for a Q-network, whose V(s) is its highest value
+and whose action is the one that has it. A Q-network needs targets of one step (`n_step=1`) to get
+all of them right: over more steps, what random actions did counts too.
 """
 
 from __future__ import annotations
@@ -138,6 +142,23 @@ class MatchedChoice(Probe):
         return {-1.0: (1.0, 0), 1.0: (1.0, 1)}
 
 
+class LaterChoice(Probe):
+    """Two steps: observation 0, then 1. In the second, action 1 earns 1 and action 0 costs 1."""
+
+    asks = "a critic that judges the policy that it has become, not the one that it was"
+    suspect = "values or advantages that mix steps of different episodes"
+    steps = 2
+
+    def reward(self, action: Any) -> float:
+        return (1.0 if action == 1 else -1.0) if self.step_count == 1 else 0.0
+
+    def following(self) -> float:
+        return 1.0
+
+    def truth(self, gamma: float) -> dict[float, tuple[float | None, float | None]]:
+        return {0.0: (gamma, None), 1.0: (1.0, 1)}
+
+
 class MatchedTorque(Probe):
     """One step, one continuous action in [-1, 3]. Reward: 1 - (action - observation)^2, for an
     observation of 0 or 2 by chance."""
@@ -165,3 +186,30 @@ LADDER: list[type[Probe]] = [
     MatchedChoice,
     MatchedTorque,
 ]
+
+# For a Q-network: what each asks for, and what to look at if it is not met.
+Q_LADDER: dict[type[Probe], tuple[str, str]] = {
+    ConstantReward: ("a network that fits one constant", "the loss or its optimizer"),
+    ObservedReward: (
+        "a network that looks at the observation",
+        "observations and targets that do not belong together",
+    ),
+    ChosenReward: (
+        "a value for each action",
+        "which action's value the loss takes, or that all actions are explored",
+    ),
+    MatchedChoice: (
+        "values of actions that depend on the observation",
+        "actions and observations that do not belong together in the memory",
+    ),
+    DelayedReward: (
+        "a target with the value of what comes next, discounted once for each step",
+        "gamma, next observations that do not belong to theirs, or a target network that is never "
+        "renewed",
+    ),
+    LaterChoice: (
+        "a target with the best of the next actions, whatever was done",
+        "the maximum over next actions, or targets over several steps of random actions",
+    ),
+    EndlessReward: ("a target that sees past a time limit", "truncated treated as terminated"),
+}

@@ -145,6 +145,8 @@ class DDQN:
             while run.unfinished:
                 before = run.steps
                 self.collect(q_network)
+                if before == 0:  # else it would not know the scale of anything yet
+                    self.copy_to_target(q_network)
                 updates = range(self.updates_due(before))
                 rows = [self.update(q_network, self.sample()) for _ in updates]
                 if run.steps // self.target_interval > before // self.target_interval:
@@ -237,7 +239,8 @@ class DDQN:
         training.check_finite(self.run, loss=loss, gradient_norm=norm)
         adam.step()
 
-        error = (td_target - q_value).detach()
+        q_value, loss = q_value.detach(), loss.detach()
+        error = td_target - q_value
         memory.learned(batch.index, error / scale)
         return {"q_value": q_value.mean(), "td_error": error.abs().mean(), "loss": loss}
 
