@@ -132,7 +132,7 @@ class live_plot:  # noqa: N801 - it is called like a function
         FigureCanvasAgg(figure)  # not pyplot, whose current figure is the reader's
         plots.training(trainer.history, healthy, self.threshold, figure)
         # Margins that are known save drawing everything twice.
-        figure.subplots_adjust(0.75 / width, 0.5 / height, 1 - 0.15 / width, 1 - 0.3 / height, 0.24)
+        figure.subplots_adjust(0.85 / width, 0.5 / height, 1 - 0.15 / width, 1 - 0.3 / height, 0.24)
         file = io.BytesIO()
         figure.savefig(file, dpi=90, metadata={"Software": None})
         return base64.b64encode(file.getvalue()).decode()
