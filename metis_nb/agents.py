@@ -89,7 +89,7 @@ def q_network(
     Raises:
         TypeError, ValueError: a space or an argument that is not accepted; the message names it.
     """
-    return QNetwork(env, hidden_sizes, activation, body, dueling)
+    return QNetwork(env, hidden_sizes, activation, body, dueling=dueling)
 
 
 def policy(actor: nn.Module, obs: Tensor) -> Categorical | Gaussian:
@@ -342,15 +342,8 @@ class QNetwork(Network):
 
     made_by = "q_network"
 
-    def __init__(
-        self,
-        env: Environment,
-        hidden_sizes: Sequence[int],
-        activation: type[nn.Module],
-        body: nn.Module | None,
-        dueling: bool,
-    ):
-        super().__init__(env, hidden_sizes, activation, body)
+    def __init__(self, env: Environment, *arguments: Any, dueling: bool):
+        super().__init__(env, *arguments)
         check_discrete("q_network", env)
         if self.recipe is not None:
             self.recipe["dueling"] = bool(dueling)
