@@ -5,8 +5,8 @@ https://arxiv.org/abs/1509.06461: DQN (Mnih et al. 2015) with another target, in
 chooses the next action and the other says what it is worth (van Hasselt 2010, "Double Q-learning").
 
 Beyond the paper: targets reach over `n_step` rewards (Sutton 1988; in DQN: Hessel et al. 2018,
-"Rainbow", https://arxiv.org/abs/1710.02298): with one, as in the paper, CartPole is learned and
-forgotten; the learning rate falls as one over the steps; observations and the scale of rewards are
+"Rainbow", https://arxiv.org/abs/1710.02298): with one, as in the paper, DQN often forgot CartPole
+again; the learning rate falls as one over the steps; observations and the scale of rewards are
 standardised inside the network, so that neither matters; Adam in place of RMSprop.
 """
 

@@ -4,8 +4,8 @@ Mnih, Kavukcuoglu, Silver et al. (2015): Human-level control through deep reinfo
 https://doi.org/10.1038/nature14236, algorithm 1.
 
 Beyond the paper: targets reach over `n_step` rewards (Sutton 1988; in DQN: Hessel et al. 2018,
-"Rainbow", https://arxiv.org/abs/1710.02298): with one, as in the paper, CartPole is learned and
-forgotten; the learning rate falls as one over the steps; observations and the scale of rewards are
+"Rainbow", https://arxiv.org/abs/1710.02298): with one, as in the paper, DQN often forgot CartPole
+again; the learning rate falls as one over the steps; observations and the scale of rewards are
 standardised inside the network, so that neither matters; Adam in place of RMSprop.
 """
 
