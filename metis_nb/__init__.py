@@ -21,17 +21,23 @@ from metis_nb.player import play
 from metis_nb.replay import PrioritizedReplay, ReplayBuffer
 from metis_nb.source import diff, show
 from metis_nb.trainers.a2c import A2C
+from metis_nb.trainers.ddpg import DDPG
 from metis_nb.trainers.ddqn import DDQN
 from metis_nb.trainers.dqn import DQN
 from metis_nb.trainers.ppo import PPO
+from metis_nb.trainers.sac import SAC
+from metis_nb.trainers.td3 import TD3
 from metis_nb.trainers.vpg import VPG
 
 __version__ = "0.1.0"
 __all__ = [
     "A2C",
+    "DDPG",
     "DDQN",
     "DQN",
     "PPO",
+    "SAC",
+    "TD3",
     "VPG",
     "PrioritizedReplay",
     "ReplayBuffer",

@@ -1,7 +1,10 @@
 """Actors and critics: plain `nn.Module`s made to measure for an environment.
 
     actor = agents.actor(env)      # pi(a | s): categorical for Discrete, Gaussian for Box actions
+    actor = agents.actor(env, squashed=True)       # Box actions within their bounds: SAC
+    actor = agents.actor(env, deterministic=True)  # a = mu(s): DDPG, TD3
     critic = agents.critic(env)    # V(s)
+    critic = agents.q_critic(env)  # Q(s, a), for Box actions
     q_network = agents.q_network(env)  # Q(s, .), one value for each discrete action
 
 All take raw observations. They keep the running mean and standard deviation of what they have
@@ -25,6 +28,7 @@ from metis_nb.spaces import (
     ActionUnits,
     Environment,
     SpacesOnly,
+    check_bounded,
     check_discrete,
     name_of,
     single_spaces,
@@ -43,8 +47,10 @@ def actor(
     hidden_sizes: Sequence[int] = (64, 64),
     activation: type[nn.Module] = nn.Tanh,
     body: nn.Module | None = None,
-) -> Actor:
-    """A stochastic policy pi(a | s) for `env`.
+    squashed: bool = False,
+    deterministic: bool = False,
+) -> Actor | DeterministicActor:
+    """A policy for `env`: pi(a | s), or a = mu(s).
 
     Args:
         env: gives the shapes: a `Box` observation, a `Discrete` or `Box` action.
@@ -52,10 +58,19 @@ def actor(
         activation: the class of the non-linearity after each hidden layer.
         body: your own network in place of the default one: normalised observations
             (B, *obs_shape) float32 in, features (B, F) out. The head is put on top.
+        squashed: a Gaussian put through tanh, for `Box` actions with bounds (for SAC).
+        deterministic: one action for each state, for `Box` actions with bounds (for DDPG, TD3).
 
     Raises:
         TypeError, ValueError: a space or an argument that is not accepted; the message names it.
     """
+    if squashed and deterministic:
+        raise ValueError("squashed=True and deterministic=True; expected one of them at most.")
+    if squashed or deterministic:
+        option = "squashed" if squashed else "deterministic"
+        check_bounded(f"agents.actor(env, {option}=True)", env)
+        bounded = SquashedGaussianActor if squashed else DeterministicActor
+        return bounded(env, hidden_sizes, activation, body)
     _, action_space = single_spaces(env)
     kind = CategoricalActor if isinstance(action_space, Discrete) else GaussianActor
     return kind(env, hidden_sizes, activation, body)
@@ -70,6 +85,26 @@ def critic(
 ) -> Critic:
     """A state-value function V(s) for `env`; the arguments are those of `actor`."""
     return Critic(env, hidden_sizes, activation, body)
+
+
+def q_critic(
+    env: Environment,
+    *,
+    hidden_sizes: Sequence[int] = (64, 64),
+    activation: type[nn.Module] = nn.Tanh,
+    body: nn.Module | None = None,
+) -> QCritic:
+    """An action-value function Q(s, a) for `env`, for `Box` actions with bounds.
+
+    Args:
+        body: your own network: normalised observations, made flat, and policy actions beside them,
+            (B, D + A) float32 in, features (B, F) out.
+        The others are those of `actor`.
+
+    Raises:
+        TypeError, ValueError: a space or an argument that is not accepted; the message names it.
+    """
+    return QCritic(env, hidden_sizes, activation, body)
 
 
 def q_network(
@@ -92,7 +127,7 @@ def q_network(
     return QNetwork(env, hidden_sizes, activation, body, dueling=dueling)
 
 
-def policy(actor: nn.Module, obs: Tensor) -> Categorical | Gaussian:
+def policy(actor: nn.Module, obs: Tensor) -> Categorical | Gaussian | SquashedGaussian:
     """pi(. | obs) as a distribution over policy actions, one for each row of obs (B, *obs_shape).
 
     Looks through `DataParallel` and `DistributedDataParallel`, whose `forward` carries only
@@ -120,6 +155,21 @@ def value(critic: nn.Module, obs: Tensor) -> Tensor:
             would silently become a table (B, B), and the critic would learn the mean.
     """
     values = critic(obs)
+    if values.shape != obs.shape[:1]:
+        raise ValueError(
+            f"critic gives values of shape {tuple(values.shape)} for {len(obs)} observations; "
+            f"expected ({len(obs)},). End its forward with .squeeze(-1)."
+        )
+    return values
+
+
+def action_value(critic: nn.Module, obs: Tensor, action: Tensor) -> Tensor:
+    """Q(obs, action) of shape (B,), for obs (B, *obs_shape) and policy actions (B, A).
+
+    Raises:
+        ValueError: the critic gives another shape; see `value`.
+    """
+    values = critic(obs, action)
     if values.shape != obs.shape[:1]:
         raise ValueError(
             f"critic gives values of shape {tuple(values.shape)} for {len(obs)} observations; "
@@ -173,6 +223,17 @@ def return_scale(critic: nn.Module) -> Tensor | float:
     return 1.0 if statistics is None else statistics.std
 
 
+@torch.no_grad()
+def blend(target: nn.Module, network: nn.Module, tau: float) -> None:
+    """Move a target network by `tau` of the way to a network: theta' <- tau theta + (1 - tau)
+    theta'. Running statistics (buffers) are taken over as they are."""
+    network = unwrap(network)
+    for old, new in zip(target.parameters(), network.parameters(), strict=True):
+        old.lerp_(new, tau)
+    for old, new in zip(target.buffers(), network.buffers(), strict=True):
+        old.copy_(new)
+
+
 def reward_scale(q_network: nn.Module) -> Tensor | float:
     """The size of the values that a Q-network's layers predict as 1; 1 where it has none."""
     return getattr(unwrap(q_network), "scale", 1.0)
@@ -214,6 +275,40 @@ class Gaussian(torch.distributions.Independent):
             return self.mean + self.stddev * noise
 
 
+class SquashedGaussian(torch.distributions.TransformedDistribution):
+    """A Gaussian put through tanh, dimension by dimension: all its actions lie within [-1, 1].
+
+    Haarnoja et al. (2018), "Soft Actor-Critic Algorithms and Applications",
+    https://arxiv.org/abs/1812.05905, appendix C. `log_prob` of the actions that were drawn last is
+    exact however near to 1 they are: torch remembers what went into tanh. `sample` and `rsample`
+    (with gradients) also take a generator, or the standard normal `noise` (B, A) itself.
+    """
+
+    def __init__(self, mean: Tensor, std: Tensor):
+        tanh = torch.distributions.TanhTransform(cache_size=1)
+        super().__init__(Gaussian(mean, std), tanh, validate_args=False)
+
+    @property
+    def mode(self) -> Tensor:
+        """tanh of the Gaussian's mean: the median, and what `act` does. (B, A)"""
+        return self.base_dist.mean.tanh()
+
+    def rsample(
+        self, sample_shape: Sequence[int] = (), generator: Any = None, noise: Tensor | None = None
+    ) -> Tensor:
+        base = self.base_dist
+        if noise is None:
+            shape = (*sample_shape, *base.mean.shape)
+            noise = torch.empty(shape, device=base.mean.device).normal_(generator=generator)
+        return self.transforms[0](base.mean + base.stddev * noise)
+
+    @torch.no_grad()
+    def sample(
+        self, sample_shape: Sequence[int] = (), generator: Any = None, noise: Tensor | None = None
+    ) -> Tensor:
+        return self.rsample(sample_shape, generator, noise)
+
+
 # --- the networks themselves ------------------------------------------------------------------
 
 
@@ -235,11 +330,15 @@ class Network(nn.Module):
         super().__init__()
         self.obs_space, self.action_space = single_spaces(env)
         self.recipe = recipe(self.made_by, hidden_sizes, activation, body)
-        obs_shape = self.obs_space.shape
-        self.obs_statistics = RunningStatistics(obs_shape)
+        self.obs_statistics = RunningStatistics(self.obs_space.shape)
         self.action_units = ActionUnits(self.action_space)
-        self.body = body or mlp(obs_shape, hidden_sizes, activation)
-        self.feature_size = feature_size(self.body, obs_shape)
+        self.body = body or mlp(self.input_shape, hidden_sizes, activation)
+        self.feature_size = feature_size(self.body, self.input_shape)
+
+    @property
+    def input_shape(self) -> Sequence[int]:
+        """Of what the body gets, for one observation."""
+        return self.obs_space.shape
 
     def features(self, obs: Tensor) -> Tensor:
         return self.body(self.obs_statistics.normalize(obs))
@@ -256,7 +355,7 @@ class Actor(Network):
 
     made_by = "actor"
 
-    def distribution(self, parameters: Any) -> Categorical | Gaussian:
+    def distribution(self, parameters: Any) -> Categorical | Gaussian | SquashedGaussian:
         """pi(. | s), from what `forward` gives."""
         raise NotImplementedError
 
@@ -316,6 +415,60 @@ class GaussianActor(Actor):
         return parameters[0]
 
 
+class SquashedGaussianActor(Actor):
+    """pi(a | s) for `Box` actions, all of them within the bounds: a Gaussian put through tanh.
+
+    `forward`: obs (B, *obs_shape) -> mean (B, A), log_std (B, A) of the Gaussian before tanh. Both
+    depend on the state.
+    """
+
+    LOG_STD = (-5.0, 2.0)  # kept within: a density that is all but a point has no gradient
+
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
+        self.recipe = self.recipe and self.recipe | {"squashed": True}
+        # A small last layer: the first policy has a mean of 0 and a standard deviation of 1.
+        self.head = linear(self.feature_size, 2 * self.action_units.size, gain=0.01)
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = self.head(self.features(obs)).chunk(2, -1)
+        return mean, log_std.clamp(*self.LOG_STD)
+
+    def distribution(self, parameters: tuple[Tensor, Tensor]) -> SquashedGaussian:
+        mean, log_std = parameters
+        return SquashedGaussian(mean, log_std.exp())
+
+    def mode(self, parameters: tuple[Tensor, Tensor]) -> Tensor:
+        return parameters[0].tanh()
+
+
+class DeterministicActor(Network):
+    """a = mu(s) for `Box` actions, within their bounds.
+
+    `forward`: obs (B, *obs_shape) -> policy actions (B, A) in [-1, 1].
+    """
+
+    made_by = "actor"
+
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
+        self.recipe = self.recipe and self.recipe | {"deterministic": True}
+        # A small last layer: the first actions lie in the middle, where tanh has a slope.
+        self.head = linear(self.feature_size, self.action_units.size, gain=0.01)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.head(self.features(obs)).tanh()
+
+    @torch.no_grad()
+    def act(self, obs: Tensor | np.ndarray) -> Any:
+        """The actions, as `env.step` takes them.
+
+        obs (B, *obs_shape) in, actions (B, A) out: an array for an array, a tensor for a tensor, of
+        whatever float type and on whatever device.
+        """
+        return self.acted(obs, lambda action: action)
+
+
 class Critic(Network):
     """V(s), in the environment's own units of reward. `forward`: obs (B, *obs_shape) -> (B,).
 
@@ -334,7 +487,45 @@ class Critic(Network):
         return self.return_statistics.denormalize(self.head(self.features(obs)).squeeze(-1))
 
 
-class QNetwork(Network):
+class ActionValues(Network):
+    """What networks of action values have in common: they predict in units of `scale`."""
+
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
+        self.reward_statistics = RunningStatistics(())
+
+    @property
+    def scale(self) -> Tensor:
+        """`HORIZON` rewards of the usual size: the root of their mean square."""
+        statistics = self.reward_statistics
+        size = (statistics.mean.square() + statistics.variance).sqrt()
+        return HORIZON * size.clamp(min=1e-4)
+
+
+class QCritic(ActionValues):
+    """Q(s, a) for `Box` actions, in the environment's own units of reward.
+
+    `forward`: obs (B, *obs_shape), policy actions (B, A) in [-1, 1] -> (B,). The layers predict
+    values in units of `scale`; `forward` scales them back.
+    """
+
+    made_by = "q_critic"
+
+    def __init__(self, env: Environment, *arguments: Any):
+        check_bounded("agents.q_critic(env)", env)
+        super().__init__(env, *arguments)
+        self.head = linear(self.feature_size, 1, gain=0.01)
+
+    @property
+    def input_shape(self) -> Sequence[int]:
+        return (int(np.prod(self.obs_space.shape)) + self.action_units.size,)
+
+    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
+        seen = self.obs_statistics.normalize(obs).flatten(1)
+        return self.head(self.body(torch.cat([seen, action], 1))).squeeze(-1) * self.scale
+
+
+class QNetwork(ActionValues):
     """Q(s, .), in the environment's own units of reward. `forward`: obs (B, *obs_shape) -> (B, n).
 
     The layers predict values in units of `scale`; `forward` scales them back.
@@ -347,7 +538,6 @@ class QNetwork(Network):
         check_discrete("q_network", env)
         if self.recipe is not None:
             self.recipe["dueling"] = bool(dueling)
-        self.reward_statistics = RunningStatistics(())
         # Small last layers: no action is the favourite of chance.
         self.head = linear(self.feature_size, self.action_units.size, gain=0.01)
         self.value_head = linear(self.feature_size, 1, gain=0.01) if dueling else None
@@ -358,13 +548,6 @@ class QNetwork(Network):
         if self.value_head is not None:  # Wang et al. (2016), equation 9
             values = self.value_head(features) + values - values.mean(1, keepdim=True)
         return values * self.scale
-
-    @property
-    def scale(self) -> Tensor:
-        """`HORIZON` rewards of the usual size: the root of their mean square."""
-        statistics = self.reward_statistics
-        size = (statistics.mean.square() + statistics.variance).sqrt()
-        return HORIZON * size.clamp(min=1e-4)
 
     @torch.no_grad()
     def act(self, obs: Tensor | np.ndarray) -> Any:
@@ -499,7 +682,7 @@ def check_fits(name: str, network: nn.Module, env: Environment) -> None:
     if not isinstance(inner, Network):
         return
     fits = inner.obs_space.shape == obs_space.shape
-    if isinstance(inner, Actor | QNetwork):
+    if not isinstance(inner, Critic):
         fits = fits and inner.action_space == action_space
     if not fits:
         raise ValueError(
@@ -507,6 +690,38 @@ def check_fits(name: str, network: nn.Module, env: Environment) -> None:
             f"{inner.action_space}; {name_of(env)} has {obs_space.shape} and {action_space}. "
             f"Make another: agents.{inner.made_by}(env)."
         )
+
+
+def check_kind(name: str, network: Any, kind: type | tuple[type, ...], maker: str) -> None:
+    """Refuse what is no network, or a network of this module that is of another kind.
+
+    Raises:
+        TypeError: naming it, and how to make the right one. A network of a reader's own is taken
+            as it comes.
+    """
+    inner = unwrap(network) if isinstance(network, nn.Module) else network
+    if not isinstance(inner, nn.Module) or isinstance(inner, Network) != isinstance(inner, kind):
+        raise TypeError(
+            f"{name} is a {type(inner).__name__}; expected a torch.nn.Module, such as {maker}."
+        )
+
+
+def two_critics(critics: Any, kind: type, maker: str) -> tuple[nn.Module, nn.Module]:
+    """Both of `critics`, checked.
+
+    Raises:
+        TypeError, ValueError: there are not two, they share parameters, or one is of another kind.
+    """
+    if not isinstance(critics, Sequence | nn.ModuleList):
+        raise TypeError(f"critics is a {type(critics).__name__}; expected two: {maker}, {maker}.")
+    if len(critics) != 2:
+        raise ValueError(f"critics holds {len(critics)}; expected two: {maker}, {maker}.")
+    for name, critic in zip(("critics[0]", "critics[1]"), critics):
+        check_kind(name, critic, kind, maker)
+    one, two = critics
+    if {id(p) for p in one.parameters()} & {id(p) for p in two.parameters()}:
+        raise ValueError(f"critics share parameters; expected two of them: {maker}, {maker}.")
+    return one, two
 
 
 def load(path: str | Path, name: str = "actor") -> Any:
@@ -530,7 +745,7 @@ def load(path: str | Path, name: str = "actor") -> Any:
 
 def make(recipe: dict[str, Any], env: Environment) -> nn.Module:
     """The network that a `recipe` describes, untrained."""
-    functions = {"actor": actor, "critic": critic, "q_network": q_network}
+    functions = dict(actor=actor, critic=critic, q_critic=q_critic, q_network=q_network)
     settings = {name: value for name, value in recipe.items() if name != "function"}
     settings["activation"] = getattr(nn, recipe["activation"])
     return functions[recipe["function"]](env, **settings)

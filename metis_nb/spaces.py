@@ -69,6 +69,29 @@ def check_discrete(trainer: str, env: Environment) -> None:
         )
 
 
+def check_bounded(what: str, env: Environment) -> None:
+    """Refuse an environment whose actions are not a `Box` with two bounds for each dimension, for
+    what goes by this name.
+
+    Raises:
+        TypeError, ValueError: naming what it has, and what to use instead.
+    """
+    _, action_space = single_spaces(env)
+    if not isinstance(action_space, Box):
+        raise TypeError(
+            f"{what} needs a Box action space; {name_of(env)} has {action_space}. Use a trainer "
+            f"for Discrete actions, such as DQN, SAC or PPO."
+        )
+    with np.errstate(over="ignore"):
+        span = action_space.high.astype(np.float32) - action_space.low.astype(np.float32)
+    if not np.isfinite(span).all():
+        raise ValueError(
+            f"{what} needs actions with bounds; {name_of(env)} has {action_space}. Give it some: "
+            f"gymnasium.wrappers.RescaleAction or ClipAction with bounds of your own. Or use PPO, "
+            f"which does without."
+        )
+
+
 def name_of(env: Environment) -> str:
     """The environment's registered id, or its class name where it has none."""
     spec = getattr(env, "spec", None)

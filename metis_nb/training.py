@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -145,6 +146,13 @@ class Run:
         if not same_parameters:
             self.state = make_state()
         return self.state
+
+    def bound(self, *networks: nn.Module) -> State | None:
+        """The state, where these are the networks that this run trains. `bind` also sees what was
+        changed within them, but takes longer."""
+        known = list(self.networks.values())
+        same = len(known) == len(networks) and all(a is b for a, b in zip(known, networks))
+        return self.state if same else None
 
     def start(self, network: nn.Module) -> TensorView:
         """The view of the environment on the network's device, with episodes under way."""
@@ -371,9 +379,13 @@ def stack(rows: Sequence[T]) -> T:
 
 
 def mean(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of each entry over dicts of scalar tensors, which stay on their device."""
-    names = rows[0] if rows else ()
-    return {name: torch.stack([row[name].detach() for row in rows]).mean() for name in names}
+    """The mean of each entry over the dicts of scalar tensors that have it; they stay on their
+    device."""
+    columns: dict[str, list[Tensor]] = {}
+    for row in rows:
+        for name, number in row.items():
+            columns.setdefault(name, []).append(number.detach())
+    return {name: torch.stack(numbers).mean() for name, numbers in columns.items()}
 
 
 # --- saving and loading -----------------------------------------------------------------------
@@ -442,7 +454,13 @@ def load(
                 )
             network = agents.make(recipe, env)
         networks[name] = network
-    trainer.prepare(**networks)
+    arguments: dict[str, Any] = {}
+    for name, network in networks.items():
+        if re.fullmatch(r"critic_\d", name):  # these go in as one list
+            arguments.setdefault("critics", []).append(network)
+        else:
+            arguments[name] = network
+    trainer.prepare(**arguments)
     for name, network in networks.items():
         agents.unwrap(network).load_state_dict(state["networks"][name])
     run: Run = trainer.run
