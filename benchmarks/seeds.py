@@ -17,24 +17,20 @@ import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: each process has one core
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.spaces import Discrete
 from tqdm import tqdm
 
 import metis_nb
-from metis_nb import A2C, DDQN, DQN, PPO, VPG, agents, envs, evaluate
+from metis_nb import A2C, DDPG, DDQN, DQN, PPO, SAC, TD3, VPG, agents, envs, evaluate
+from metis_nb.spaces import Environment, single_spaces
 
-TRAINERS = {"VPG": VPG, "A2C": A2C, "PPO": PPO, "DQN": DQN, "DDQN": DDQN}
-NETWORKS = {
-    "VPG": [agents.actor],
-    "A2C": [agents.actor, agents.critic],
-    "PPO": [agents.actor, agents.critic],
-    "DQN": [agents.q_network],
-    "DDQN": [agents.q_network],
-}
+TRAINERS = {kind.__name__: kind for kind in (VPG, A2C, PPO, DQN, DDQN, DDPG, TD3, SAC)}
 # algorithm: {task: (return that counts as solved, environment steps)}
 TASKS = {
     "VPG": {"CartPole-v1": (475, 300_000), "Acrobot-v1": (-120, 500_000)},
@@ -51,16 +47,34 @@ TASKS = {
 }
 VALUES = {
     "CartPole-v1": (475, 100_000),
-    "Acrobot-v1": (-100, 150_000),
+    "Acrobot-v1": (-100, 100_000),
     "Pendulum-v1": (-250, 60_000),  # 11 torques
-    "MountainCar-v0": (-130, 300_000),
+    "MountainCar-v0": (-130, 150_000),
 }
-TASKS |= {"DQN": VALUES, "DDQN": VALUES}
+CONTINUOUS = {"Pendulum-v1": (-200, 20_000), "MountainCarContinuous-v0": (90, 50_000)}
+TASKS |= {"DQN": VALUES, "DDQN": VALUES, "DDPG": CONTINUOUS, "TD3": CONTINUOUS}
+TASKS |= {"SAC": {"CartPole-v1": (475, 100_000), "Acrobot-v1": (-100, 150_000)} | CONTINUOUS}
 # These train with random actions among their own, so that their training episodes say too little:
 # every so many steps their greedy policy plays, until it has reached the bar.
 EVALUATED_EVERY = {"DQN": 2_500, "DDQN": 2_500}
 KINDS = {"16 environments": lambda task: envs.make(task, num_envs=16), "one environment": gym.make}
 KIND_NAMES = dict(zip(["vector", "single"], KINDS))  # as given to --kinds
+
+
+def networks_for(algorithm: str, env: Environment) -> list:
+    """What the trainer's `train` wants."""
+    discrete = isinstance(single_spaces(env)[1], Discrete)
+    if algorithm in ("DQN", "DDQN"):
+        return [agents.q_network(env)]
+    if algorithm == "DDPG":
+        return [agents.actor(env, deterministic=True), agents.q_critic(env)]
+    if algorithm == "TD3":
+        actor = agents.actor(env, deterministic=True)
+        return [actor, [agents.q_critic(env), agents.q_critic(env)]]
+    if algorithm == "SAC":
+        critic = agents.q_network if discrete else agents.q_critic
+        return [agents.actor(env, squashed=not discrete), [critic(env), critic(env)]]
+    return [agents.actor(env)] if algorithm == "VPG" else [agents.actor(env), agents.critic(env)]
 
 
 def run(algorithm: str, task: str, kind: str, seed: int) -> dict:
@@ -70,12 +84,12 @@ def run(algorithm: str, task: str, kind: str, seed: int) -> dict:
     env = KINDS[kind](task)
     if algorithm in EVALUATED_EVERY and task == "Pendulum-v1":
         env = envs.DiscretizeAction(env)
-    networks = [make(env) for make in NETWORKS[algorithm]]
+    networks = networks_for(algorithm, env)
     reached: dict = {}
     evaluated = {"steps": 0, "cpu_seconds": 0.0}
     begin = time.process_time()
 
-    def watch(trainer: VPG | A2C | PPO | DQN | DDQN) -> None:
+    def watch(trainer: Any) -> None:
         row, now = trainer.history[-1], time.process_time()
         if reached:
             return

@@ -230,8 +230,8 @@ def blend(target: nn.Module, network: nn.Module, tau: float) -> None:
     network = unwrap(network)
     for old, new in zip(target.parameters(), network.parameters(), strict=True):
         old.lerp_(new, tau)
-    for old, new in zip(target.buffers(), network.buffers(), strict=True):
-        old.copy_(new)
+    for kept, seen in zip(target.buffers(), network.buffers(), strict=True):
+        kept.copy_(seen)
 
 
 def reward_scale(q_network: nn.Module) -> Tensor | float:
@@ -319,6 +319,7 @@ class Network(nn.Module):
     """
 
     made_by = ""  # the function of this module that makes one
+    option = ""  # the argument of it that asks for this kind
 
     def __init__(
         self,
@@ -422,11 +423,12 @@ class SquashedGaussianActor(Actor):
     depend on the state.
     """
 
+    option = "squashed"
     LOG_STD = (-5.0, 2.0)  # kept within: a density that is all but a point has no gradient
 
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
-        self.recipe = self.recipe and self.recipe | {"squashed": True}
+        self.recipe = self.recipe and self.recipe | {self.option: True}
         # A small last layer: the first policy has a mean of 0 and a standard deviation of 1.
         self.head = linear(self.feature_size, 2 * self.action_units.size, gain=0.01)
 
@@ -448,11 +450,11 @@ class DeterministicActor(Network):
     `forward`: obs (B, *obs_shape) -> policy actions (B, A) in [-1, 1].
     """
 
-    made_by = "actor"
+    made_by, option = "actor", "deterministic"
 
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
-        self.recipe = self.recipe and self.recipe | {"deterministic": True}
+        self.recipe = self.recipe and self.recipe | {self.option: True}
         # A small last layer: the first actions lie in the middle, where tanh has a slope.
         self.head = linear(self.feature_size, self.action_units.size, gain=0.01)
 
@@ -685,10 +687,11 @@ def check_fits(name: str, network: nn.Module, env: Environment) -> None:
     if not isinstance(inner, Critic):
         fits = fits and inner.action_space == action_space
     if not fits:
+        option = f", {inner.option}=True" if inner.option else ""
         raise ValueError(
             f"{name} was made for observations of shape {inner.obs_space.shape} and actions "
             f"{inner.action_space}; {name_of(env)} has {obs_space.shape} and {action_space}. "
-            f"Make another: agents.{inner.made_by}(env)."
+            f"Make another: agents.{inner.made_by}(env{option})."
         )
 
 
@@ -745,7 +748,12 @@ def load(path: str | Path, name: str = "actor") -> Any:
 
 def make(recipe: dict[str, Any], env: Environment) -> nn.Module:
     """The network that a `recipe` describes, untrained."""
-    functions = dict(actor=actor, critic=critic, q_critic=q_critic, q_network=q_network)
+    functions: dict[str, Callable[..., nn.Module]] = {
+        "actor": actor,
+        "critic": critic,
+        "q_critic": q_critic,
+        "q_network": q_network,
+    }
     settings = {name: value for name, value in recipe.items() if name != "function"}
     settings["activation"] = getattr(nn, recipe["activation"])
     return functions[recipe["function"]](env, **settings)

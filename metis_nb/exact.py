@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -150,6 +151,68 @@ class Pendulum:
             change, v = abs(new - v).max(), new
             if change * discount <= STOP * (1 - discount):
                 return self.values(v)
+
+    def soft(self, actor: Any, alpha: float = 0.0, quantiles: int = 15) -> Values:
+        """V and Q of an actor that acts by chance, as SAC's does, with what its entropy is worth:
+        V(s) = E[r + gamma V(s')] + alpha H(s), where H(s) is the entropy of pi(. | s), in nats and
+        for torques in units of [-1, 1]. With `alpha=0`, of the rewards alone.
+
+        A squashed Gaussian stands for `quantiles` torques that are all as likely. Each step is
+        interpolated, as in `of(actor, steps=1)`, so it is less exact than `of`.
+
+        Args:
+            actor: `agents.actor(env, squashed=True)`; or `agents.actor(env)` for the torques of
+                this world, made by `envs.DiscretizeAction`.
+            alpha: what one nat of entropy is worth, 0 or more.
+
+        Raises:
+            TypeError, ValueError: the actor has no such distribution, or a number is out of range.
+        """
+        if not 0 <= alpha < np.inf:
+            raise ValueError(f"alpha={alpha!r}; expected a number of 0 or more.")
+        if not isinstance(quantiles, int | np.integer) or quantiles < 1:
+            raise ValueError(f"quantiles={quantiles!r}; expected a whole number above 0.")
+        with torch.inference_mode():
+            pi = agents.policy(actor, self.obs.to(agents.device_of(actor)))
+            if isinstance(pi, agents.SquashedGaussian):
+                middle = (torch.arange(quantiles, device=pi.mode.device) + 0.5) / quantiles
+                noise = torch.special.ndtri(middle)[:, None, None].expand(-1, *pi.mode.shape)
+                action = pi.sample(noise=noise)
+                # Of the Gaussian, exact; tanh takes away what it presses together.
+                normal, tanh = pi.base_dist, pi.transforms[0]
+                pressed = tanh.log_abs_det_jacobian(normal.mean + normal.stddev * noise, action)
+                entropy = normal.entropy() + pressed.sum(-1).mean(0)
+                torque = MAX_TORQUE * to_numpy(action)[..., 0].T.astype(float)
+                chance = np.full(torque.shape, 1 / quantiles)
+            elif isinstance(pi, agents.Categorical) and pi.probs.shape[1] == len(self.torques):
+                torque, chance = self.torques[None], to_numpy(pi.probs).astype(float)
+                entropy = pi.entropy()
+            else:
+                raise ValueError(
+                    f"actor has a {type(pi).__name__} policy; expected a SquashedGaussian, from "
+                    f"agents.actor(env, squashed=True), or a Categorical one of this world's "
+                    f"{len(self.torques)} torques."
+                )
+        angle, speed = (states[:, None] for states in self.states)
+        angle, speed, reward = step(angle, speed, torque)
+        index, weight = self.corners(angle, speed)
+        weight = (weight * chance).reshape(4, len(self.obs), -1)
+        rows = np.broadcast_to(np.arange(len(self.obs))[None, :, None], index.shape)
+        where = torch.from_numpy(np.stack([rows.ravel(), index.ravel()]))
+        size = len(self.obs), len(self.obs)
+        onward = torch.sparse_coo_tensor(
+            where, torch.from_numpy(weight.ravel()), size, check_invariants=False
+        ).coalesce()
+        with warnings.catch_warnings():  # torch calls these beta; they are ten times faster
+            warnings.simplefilter("ignore", UserWarning)
+            onward = onward.to_sparse_csr()
+        earned = torch.from_numpy((reward * chance).sum(1) + alpha * to_numpy(entropy))
+        v = torch.zeros_like(earned)
+        while True:
+            new = earned + self.gamma * (onward @ v)
+            change, v = float((new - v).abs().max()), new
+            if change * self.gamma <= STOP * (1 - self.gamma):
+                return self.values(v.numpy())
 
     def values(self, v: np.ndarray) -> Values:
         """V at each point, (S,), and the Q that follows from it: r + gamma V(s')."""

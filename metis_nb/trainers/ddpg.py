@@ -84,9 +84,9 @@ class DDPG:
     learning_starts: int = 1_000
     learning_rate: float = 1e-3
     gamma: float = 0.99
-    tau: float = 0.005
+    tau: float = 0.02
     noise: float = 0.2
-    noise_correlation: float = 0.85
+    noise_correlation: float = 0.9
     max_grad_norm: float = 10.0
     seed: int | None = None
 

@@ -17,6 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +44,7 @@ from metis_nb.agents import (
 )
 from metis_nb.noise import Noise
 from metis_nb.replay import Batch, ReplayBuffer, check_replay
-from metis_nb.spaces import Environment, check_bounded, single_spaces
+from metis_nb.spaces import ActionUnits, Environment, check_bounded, single_spaces
 
 Critics = Sequence[nn.Module]  # two of them
 
@@ -96,13 +97,13 @@ class SAC:
     replay: ReplayBuffer | None = field(default=None, repr=False)
     capacity: int = 100_000
     collect_steps: int = 16
-    updates_per_step: float = 0.5
+    updates_per_step: float = 0.25
     batch_size: int = 128
     learning_starts: int = 1_000
     learning_rate: float = 1e-3
     gamma: float = 0.99
-    tau: float = 0.005
-    noise_correlation: float = 0.85
+    tau: float = 0.02
+    noise_correlation: float = 0.9
     alpha: float = 1.0
     learn_alpha: bool = True
     target_entropy: float | None = None
@@ -196,7 +197,8 @@ class SAC:
         seen, rewards = [], []
         goal = view.steps + self.collect_steps
         while view.steps < goal:
-            obs, pi = view.obs, policy(actor, view.obs)
+            obs = view.obs
+            pi: Any = policy(actor, obs)  # Categorical or SquashedGaussian
             if self.discrete:
                 action = pi.sample(generator=self.run.generator)
             else:
@@ -228,7 +230,7 @@ class SAC:
         With discrete actions a sum over all of them, exact; else of one action, drawn so that
         gradients reach the actor through it (appendix C).
         """
-        pi = policy(actor, obs)
+        pi: Any = policy(actor, obs)  # Categorical or SquashedGaussian
         if self.discrete:
             lower = torch.min(*(q_values(critic, obs) for critic in critics))
             expected, entropy = (pi.probs * lower).sum(1), pi.entropy()
@@ -354,9 +356,9 @@ class SAC:
             return {
                 "actor_adam": adam(actor),
                 "critics_adam": adam(*critics),
+                "log_alpha": log_alpha,  # before its optimizer, which moves to where it is
                 "alpha_adam": adam(log_alpha),
                 "target_critics": nn.ModuleList(target(critic) for critic in critics),
-                "log_alpha": log_alpha,
                 "memory": memory,
                 "noise": Noise(),
             }
@@ -375,16 +377,16 @@ class SAC:
     @property
     def highest_entropy(self) -> float:
         """Of actions that are all as likely, in nats."""
-        space = single_spaces(self.env)[1]
-        return math.log(space.n) if self.discrete else math.log(2) * space.shape[0]
+        size = ActionUnits(single_spaces(self.env)[1]).size
+        return math.log(size) if self.discrete else math.log(2) * size
 
     @property
     def entropy_asked_for(self) -> float:
         """`target_entropy`, or what stands for None."""
         if self.target_entropy is not None:
             return self.target_entropy
-        space = single_spaces(self.env)[1]
-        return 0.5 * math.log(space.n) if self.discrete else -float(space.shape[0])
+        size = ActionUnits(single_spaces(self.env)[1]).size
+        return 0.5 * math.log(size) if self.discrete else -float(size)
 
     @property
     def memory(self) -> ReplayBuffer:

@@ -93,9 +93,9 @@ class TD3:
     learning_starts: int = 1_000
     learning_rate: float = 1e-3
     gamma: float = 0.99
-    tau: float = 0.005
+    tau: float = 0.02
     noise: float = 0.2
-    noise_correlation: float = 0.85
+    noise_correlation: float = 0.9
     target_noise: float = 0.2
     target_noise_clip: float = 0.5
     policy_delay: int = 2
