@@ -29,7 +29,7 @@ from metis_nb.agents import action_value
 from metis_nb.replay import Batch
 
 OUT = Path(metis_nb.__file__).parent / "data" / "td3_ablation.json"
-STEPS, EVERY = 20_000, 2_000
+STEPS, EVERY = 15_000, 1_500
 
 
 class OneCritic(TD3):
