@@ -30,7 +30,8 @@ def evaluate(
         episodes: how many.
         seed: of the episodes' first states. Episode i is the same for every actor, and none is
             one that a trainer meets.
-        deterministic: the most probable action (or the mean); False samples from the policy.
+        deterministic: the most probable action (or the mean, or the one of the highest value);
+            False samples from the policy, for a network that has one.
 
     Raises:
         TypeError, ValueError: an argument that is not accepted.
@@ -43,6 +44,12 @@ def evaluate(
             f"such as agents.actor(env)."
         )
     network, device = agents.unwrap(actor), agents.device_of(actor)
+    if not deterministic and not hasattr(network, "distribution"):
+        raise TypeError(
+            f"deterministic=False samples from a policy, and actor, a {type(network).__name__}, "
+            f"has none; expected an actor with a distribution(parameters) method, such as "
+            f"agents.actor(env), or deterministic=True."
+        )
     modes = [(module, module.training) for module in network.modules()]
     network.eval()  # no dropout; as it was, afterwards
     generator = torch.Generator(device).manual_seed(seed)

@@ -1,5 +1,7 @@
 """Networks: shapes, distributions, running statistics, action units, bad input."""
 
+import re
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -321,8 +323,380 @@ def test_a_q_network_has_no_policy_to_sample_from():
     q_network = agents.q_network(env)
     with pytest.raises(TypeError, match=r"deterministic=False.*QNetwork, has none.*=True"):
         play(env, q_network, deterministic=False)
-    with pytest.raises(TypeError, match="QNetwork without a distribution"):
-        evaluate(env, q_network, episodes=1, deterministic=False)
+    for network in (q_network, nn.DataParallel(q_network)):
+        with pytest.raises(TypeError, match=r"deterministic=False.*a QNetwork, has none.*=True"):
+            evaluate(env, network, episodes=1, deterministic=False)
+    assert q_network.training  # as it was
+
+
+# --- Gaussians put through tanh -----------------------------------------------------------------
+
+
+def by_change_of_variables(action, mean, std):
+    """log p(a), in float64 NumPy: log N(u) - log |da / du| at u = atanh(a), over all dimensions."""
+    before = np.arctanh(action)
+    normal = -0.5 * ((before - mean) / std) ** 2 - np.log(std) - 0.5 * np.log(2 * np.pi)
+    return (normal - np.log((1 - action) * (1 + action))).sum(-1)
+
+
+def from_edge_to_edge(count):
+    """Numbers between -1 and 1, as dense near the ends as in the middle, and how far apart."""
+    to_the_end = np.logspace(-14, 0, count)
+    numbers = np.concatenate([to_the_end - 1, (1 - to_the_end)[::-1][1:]])
+    return numbers, np.gradient(numbers)
+
+
+SHAPES = [(0.0, 1.0), (0.0, 0.05), (0.7, 2.0), (-2.0, 0.3), (4.0, 1.0), (-6.0, 2.0), (9.0, 0.5)]
+
+
+@pytest.mark.parametrize(("mean", "std"), SHAPES)
+def test_the_density_of_a_squashed_gaussian_adds_up_to_1(mean, std):
+    action, width = from_edge_to_edge(4000)
+    numbers = (
+        torch.tensor([[mean]], dtype=torch.float64),
+        torch.tensor([[std]], dtype=torch.float64),
+    )
+    density = agents.SquashedGaussian(*numbers).log_prob(torch.from_numpy(action)[:, None]).exp()
+    assert float(density @ torch.from_numpy(width)) == pytest.approx(1, abs=1e-3)
+
+
+def test_in_two_dimensions_too():
+    mean, std = torch.tensor([[0.3, -1.0]]).double(), torch.tensor([[0.5, 0.8]]).double()
+    action, width = from_edge_to_edge(300)
+    both = torch.cartesian_prod(torch.from_numpy(action), torch.from_numpy(action))
+    density = agents.SquashedGaussian(mean, std).log_prob(both).exp()
+    area = torch.from_numpy(np.outer(width, width).ravel())
+    assert float(density @ area) == pytest.approx(1, abs=1e-3)
+
+
+@given(
+    st.lists(st.floats(-0.999, 0.999), min_size=2, max_size=2),
+    st.lists(st.floats(-3, 3), min_size=2, max_size=2),
+    st.lists(st.floats(0.1, 3), min_size=2, max_size=2),
+)
+def test_its_log_prob_is_that_of_the_change_of_variables(action, mean, std):
+    expected = by_change_of_variables(np.array(action), np.array(mean), np.array(std))
+    given = [torch.tensor([numbers], dtype=torch.float64) for numbers in (mean, std, action)]
+    found = agents.SquashedGaussian(*given[:2]).log_prob(given[2])
+    assert found.shape == (1,)
+    assert float(found) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("mean", [-60.0, -12.0, -3.0, 0.0, 5.0, 30.0])
+def test_what_was_just_drawn_has_an_exact_log_prob_at_the_ends_too(mean):
+    """In float32 tanh(u) is 1 from 9 on, and atanh of that infinite. By hand: the normal density of
+    u over the slope of tanh there, whose logarithm is log 4 - 2 |u| - 2 log(1 + e^(-2 |u|))."""
+    noise = torch.tensor([[-1.0], [0.5], [2.0]])
+    pi = agents.SquashedGaussian(torch.full((3, 1), mean), torch.full((3, 1), 0.5))
+    action = pi.rsample(noise=noise)
+    found = pi.log_prob(action).double().numpy()
+    before = mean + 0.5 * noise[:, 0].double().numpy()
+    slope = np.log(4) - 2 * np.abs(before) - 2 * np.log1p(np.exp(-2 * np.abs(before)))
+    normal = -0.5 * noise[:, 0].numpy() ** 2 - np.log(0.5) - 0.5 * np.log(2 * np.pi)
+    assert found == pytest.approx(normal - slope, abs=1e-4)
+    assert (action.abs() <= 1).all()
+
+
+@pytest.mark.parametrize("mean", [-8.0, -1.0, 0.2, 3.0, 12.0])
+@pytest.mark.parametrize("std", [0.1, 1.0])
+def test_the_gradient_reaches_mean_and_std_through_the_action_that_was_drawn(mean, std):
+    """Of log p(a) and of a, against finite differences in float64."""
+    noise = 0.7
+
+    def slow(mean, log_std):
+        before = mean + np.exp(log_std) * noise
+        slope = np.log(4) - 2 * np.abs(before) - 2 * np.log1p(np.exp(-2 * np.abs(before)))
+        return -0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi) - slope, np.tanh(before)
+
+    parameters = torch.tensor([mean, np.log(std)], requires_grad=True)
+    pi = agents.SquashedGaussian(parameters[:1][None], parameters[1:].exp()[None])
+    action = pi.rsample(noise=torch.tensor([[noise]]))
+    found = (pi.log_prob(action)[0], action[0, 0])
+    for number, output in enumerate(found):
+        gradient = torch.autograd.grad(output, parameters, retain_graph=True)[0]
+        step = 1e-6
+        for index in range(2):
+            shift = step * np.eye(2)[index]
+            up, down = (np.array([mean, np.log(std)]) + sign * shift for sign in (1, -1))
+            expected = (slow(*up)[number] - slow(*down)[number]) / (2 * step)
+            assert float(gradient[index]) == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+def test_samples_of_a_squashed_gaussian():
+    mean, std = torch.tensor([[0.5, -1.0]]), torch.tensor([[0.5, 0.2]])
+    pi, generator = agents.SquashedGaussian(mean, std), torch.Generator().manual_seed(0)
+    before = torch.get_rng_state()
+    samples = pi.sample((100_000,), generator=generator)
+    assert torch.equal(before, torch.get_rng_state())
+    assert samples.shape == (100_000, 1, 2)
+    inside = samples[:, 0].atanh()
+    assert torch.allclose(inside.mean(0), mean[0], atol=0.01)
+    assert torch.allclose(inside.std(0), std[0], atol=0.01)
+    # Half of them on either side of what `act` does.
+    share = (samples < pi.mode).float().mean((0, 1))
+    assert torch.allclose(share, torch.tensor([0.5, 0.5]), atol=0.01)
+    noise = torch.tensor([[1.0, -2.0]])
+    assert torch.allclose(pi.sample(noise=noise), (mean + std * noise).tanh())
+    own = [torch.Generator().manual_seed(5) for _ in range(2)]
+    assert torch.equal(pi.sample(generator=own[0]), pi.rsample(generator=own[1]))
+    mean.requires_grad_()
+    pi = agents.SquashedGaussian(mean, std)
+    assert pi.rsample().requires_grad
+    assert not pi.sample().requires_grad
+
+
+# --- actors within bounds, and critics of what they do -------------------------------------------
+
+BOUNDED = {"squashed": agents.SquashedGaussianActor, "deterministic": agents.DeterministicActor}
+every_bounded = pytest.mark.parametrize("option", BOUNDED)
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_shapes_of_a_squashed_gaussian_actor(parallel):
+    actor = agents.actor(Spaces(OBS, WIDE), squashed=True)
+    pi = agents.policy(nn.DataParallel(actor) if parallel else actor, torch.randn(7, 3))
+    action = pi.rsample()
+    assert action.shape == pi.mode.shape == (7, 3)
+    assert pi.log_prob(action).shape == (7,)
+    assert pi.sample((5,)).shape == (5, 7, 3)
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_shapes_of_a_deterministic_actor_and_of_a_critic_of_actions(parallel):
+    env, obs = Spaces(OBS, WIDE), torch.randn(7, 3)
+    actor, critic = agents.actor(env, deterministic=True), agents.q_critic(env)
+    action = actor(obs)
+    assert action.shape == (7, 3)
+    assert action.requires_grad
+    critic = nn.DataParallel(critic) if parallel else critic
+    assert agents.action_value(critic, obs, action).shape == (7,)
+
+
+@every_bounded
+def test_they_act_within_asymmetric_bounds(option):
+    """Along the mean, or the action, put through tanh. Halves of the widths: 2, 0.25 and 2."""
+    actor = agents.actor(Spaces(OBS, WIDE), **{option: True})
+    nn.init.zeros_(actor.head.weight)
+    with torch.no_grad():
+        actor.head.bias[:3] = torch.tensor([9e9, 0.5, -0.25])
+    middle, half = np.array([1, 0.25, -1]), np.array([2, 0.25, 2])
+    expected = middle + half * np.tanh([9e9, 0.5, -0.25])
+    action = actor.act(np.zeros((2, 3)))
+    assert action.dtype == WIDE.dtype
+    np.testing.assert_allclose(action, [expected, expected], rtol=1e-6)
+    tensor = actor.act(torch.zeros(2, 3, dtype=torch.float64))
+    np.testing.assert_allclose(tensor.numpy(), action, rtol=1e-6)
+    with torch.no_grad():
+        mode = actor(torch.zeros(1, 3))
+        mode = actor.mode(mode) if option == "squashed" else mode
+    np.testing.assert_allclose(mode[0], np.tanh([9e9, 0.5, -0.25]), rtol=1e-6)
+
+
+@every_bounded
+def test_the_first_actions_lie_in_the_middle(option):
+    """In the middle of 100 environments' bounds, whatever is observed; with a standard deviation of
+    1 before tanh where they are drawn."""
+    actor, obs = agents.actor(Spaces(OBS, WIDE), **{option: True}), torch.randn(100, 3)
+    middle = torch.tensor([1, 0.25, -1])
+    assert ((actor.act(obs) - middle).abs() < 0.1).all()
+    if option == "squashed":
+        _, log_std = actor(obs)
+        assert log_std.abs().max() < 0.1
+
+
+def test_a_standard_deviation_stays_within_reason():
+    actor = agents.actor(Spaces(OBS, WIDE), squashed=True)
+    for bias in (-1e6, 1e6):
+        nn.init.constant_(actor.head.bias, bias)
+        _, log_std = actor(torch.zeros(1, 3))
+        low, high = actor.LOG_STD
+        assert log_std.tolist() == [[high if bias > 0 else low] * 3]
+
+
+@every_bounded
+def test_what_was_made_with_an_option_is_made_again_with_it(option):
+    env = Spaces(OBS, WIDE)
+    actor = agents.actor(env, hidden_sizes=(8, 5), activation=nn.ReLU, **{option: True})
+    again = agents.make(actor.recipe, env)
+    assert type(again) is type(actor) is BOUNDED[option]
+    again.load_state_dict(actor.state_dict())
+    assert torch.equal(again.act(torch.ones(2, 3)), actor.act(torch.ones(2, 3)))
+    own = agents.actor(env, body=nn.Linear(3, 4), **{option: True})
+    assert own.recipe is None
+    other = Spaces(OBS, Box(-1, 1, (3,)))
+    with pytest.raises(ValueError, match=rf"agents.actor\(env, {option}=True\)"):
+        agents.check_fits("actor", own, other)
+
+
+@pytest.mark.parametrize("name", ["squashed", "deterministic", "q_critic"])
+@pytest.mark.parametrize(
+    ("space", "error", "match"),
+    [
+        (
+            Discrete(2),
+            TypeError,
+            r"needs a Box action space; Spaces has Discrete\(2\).*such as DQN",
+        ),
+        (Box(-np.inf, np.inf, (2,)), ValueError, "needs actions with bounds.*RescaleAction.*PPO"),
+        (
+            Box(np.float32([-1, 0]), np.float32([1, np.inf])),
+            ValueError,
+            "needs actions with bounds",
+        ),
+        (Box(-3e38, 3e38, (1,)), ValueError, "needs actions with bounds"),
+    ],
+)
+def test_they_need_actions_with_bounds(space, error, match, name):
+    env, call = Spaces(OBS, space), "q_critic(env)" if name == "q_critic" else f"{name}=True"
+    with pytest.raises(error, match=match) as it:
+        agents.q_critic(env) if name == "q_critic" else agents.actor(env, **{name: True})
+    assert call in str(it.value)
+
+
+def test_both_options_at_once_are_named():
+    with pytest.raises(ValueError, match=r"squashed=True and deterministic=True; expected one"):
+        agents.actor(Spaces(OBS, WIDE), squashed=True, deterministic=True)
+
+
+def test_a_critic_sees_the_observation_as_it_is_standardised_and_the_action_as_it_is():
+    """With a body that adds up all that it gets."""
+
+    class Sum(nn.Module):
+        def forward(self, seen):
+            return seen.sum(1, keepdim=True)
+
+    env = Spaces(Box(-9, 9, (2, 2), np.float32), WIDE)
+    critic = agents.q_critic(env, body=Sum())
+    nn.init.ones_(critic.head.weight)
+    obs = torch.randn(50, 2, 2) * 3 + 7
+    agents.observe(critic, obs, rewards=torch.tensor([3.0, -4.0]))
+    action = torch.rand(50, 3) * 2 - 1
+    standard = (obs - obs.mean(0)) / obs.std(0, correction=0)
+    scale = agents.HORIZON * 12.5**0.5  # the root of the mean of 9 and 16
+    expected = scale * (standard.flatten(1).sum(1) + action.sum(1))
+    assert torch.allclose(critic(obs, action), expected, rtol=1e-3, atol=1e-2)
+    assert float(agents.reward_scale(nn.DataParallel(critic))) == pytest.approx(scale)
+
+
+def test_a_critic_has_a_slope_in_the_action():
+    env = Spaces(OBS, WIDE)
+    critic, action = agents.q_critic(env), torch.zeros(5, 3, requires_grad=True)
+    critic(torch.randn(5, 3), action).sum().backward()
+    assert (action.grad.abs().sum(0) > 0).all()
+
+
+@pytest.mark.parametrize("shape", [(7, 1), (1, 7), ()])
+def test_a_critic_of_actions_with_another_shape_is_named(shape):
+    critic = lambda obs, action: torch.zeros(shape)  # noqa: E731
+    with pytest.raises(ValueError, match=rf"{re.escape(str(shape))} for 7 obs.*\(7,\).*squeeze"):
+        agents.action_value(critic, torch.zeros(7, 3), torch.zeros(7, 2))
+
+
+def test_they_are_evaluated_and_play():
+    """One that always pushes one way does so, and one with chance samples where it is asked to."""
+    env = gym.make("Pendulum-v1")
+    actor = agents.actor(env, deterministic=True)
+    nn.init.constant_(actor.head.bias, 9.0)
+    episode = play(env, actor, seed=0, max_steps=5)
+    assert episode.actions == pytest.approx(np.full((5, 1), 2.0))
+    squashed = agents.actor(env, squashed=True)
+    returns = evaluate(env, squashed, episodes=2)
+    assert returns.shape == (2,)
+    sampled = evaluate(env, nn.DataParallel(squashed), episodes=2, deterministic=False)
+    assert (sampled != returns).all()
+
+
+def test_a_deterministic_actor_has_no_policy_to_sample_from():
+    env = gym.make("Pendulum-v1")
+    actor = agents.actor(env, deterministic=True)
+    match = r"deterministic=False.*a DeterministicActor, has none.*agents.actor\(env\).*=True"
+    for network in (actor, nn.DataParallel(actor)):
+        with pytest.raises(TypeError, match=match):
+            evaluate(env, network, episodes=1, deterministic=False)
+    with pytest.raises(TypeError, match=r"DeterministicActor without a distribution"):
+        agents.policy(actor, torch.zeros(1, 3))
+
+
+# --- target networks ------------------------------------------------------------------------------
+
+
+def shaken(network):
+    """The network with other numbers in all its parameters and buffers."""
+    with torch.no_grad():
+        for values in network.state_dict().values():
+            values.add_(torch.randn(values.shape).to(values.dtype) + 3)
+    return network
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("tau", [0.0, 0.25, 1.0])
+def test_a_target_moves_by_tau_of_the_way(tau, parallel):
+    env = Spaces(OBS, WIDE)
+    target, network = agents.q_critic(env), shaken(agents.q_critic(env))
+    before = {name: values.clone() for name, values in target.state_dict().items()}
+    same = dict(target.named_parameters())
+    agents.blend(target, nn.DataParallel(network) if parallel else network, tau)
+    names = dict(target.named_parameters())
+    for name, values in target.state_dict().items():
+        new = network.state_dict()[name]
+        expected = tau * new + (1 - tau) * before[name] if name in names else new
+        assert torch.allclose(values.double(), expected.double(), atol=1e-5), name
+        if tau != 0.25 or name not in names:
+            exact = new if tau == 1 or name not in names else before[name]
+            assert torch.equal(values, exact), name
+        assert not torch.equal(new, before[name])
+    assert all(names[name] is same[name] for name in names)  # in place
+    assert all(p.grad_fn is None for p in target.parameters())
+
+
+# --- networks of the wrong kind ---------------------------------------------------------------
+
+KINDS = (agents.QCritic, "agents.q_critic(env)")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [agents.critic, agents.q_network, agents.actor, lambda env: "critic", lambda env: nn.Flatten],
+)
+def test_a_network_of_another_kind_is_named(wrong):
+    network = wrong(Spaces(OBS, Discrete(2)))
+    name = type(network).__name__
+    match = rf"critic is a {name}; expected a torch.nn.Module, such as agents.q_critic\(env\)\."
+    with pytest.raises(TypeError, match=match):
+        agents.check_kind("critic", network, *KINDS)
+    if isinstance(network, nn.Module):
+        with pytest.raises(TypeError, match=match):
+            agents.check_kind("critic", nn.DataParallel(network), *KINDS)
+
+
+def test_a_network_of_ones_own_is_taken_as_it_comes():
+    agents.check_kind("critic", nn.Linear(3, 1), *KINDS)
+    agents.check_kind("critic", agents.q_critic(Spaces(OBS, WIDE)), *KINDS)
+    agents.check_kind("critic", nn.DataParallel(agents.q_critic(Spaces(OBS, WIDE))), *KINDS)
+
+
+def test_two_critics_are_two():
+    one, two, other = (agents.q_critic(Spaces(OBS, WIDE)) for _ in range(3))
+    for critics in ((one, two), [one, two], nn.ModuleList([one, two])):
+        assert agents.two_critics(critics, *KINDS) == (one, two)
+    twice = r"agents.q_critic\(env\), agents.q_critic\(env\)\."
+    value = agents.critic(Spaces(OBS, WIDE))
+    shared = nn.Linear(6, 4)
+    twins = [agents.q_critic(Spaces(OBS, WIDE), body=shared) for _ in range(2)]
+    for critics, error, match in [
+        (one, TypeError, f"critics is a QCritic; expected two: {twice}"),
+        ({one, two}, TypeError, f"critics is a set; expected two: {twice}"),
+        ([one], ValueError, f"critics holds 1; expected two: {twice}"),
+        ([], ValueError, f"critics holds 0; expected two: {twice}"),
+        ([one, two, other], ValueError, f"critics holds 3; expected two: {twice}"),
+        ([value, two], TypeError, r"critics\[0\] is a Critic; .* such as agents.q_critic\(env\)"),
+        ([one, value], TypeError, r"critics\[1\] is a Critic; .* such as agents.q_critic\(env\)"),
+        ([one, one], ValueError, f"critics share parameters; expected two of them: {twice}"),
+        ([one, nn.DataParallel(one)], ValueError, "critics share parameters"),
+        (twins, ValueError, "critics share parameters"),
+    ]:
+        with pytest.raises(error, match=match):
+            agents.two_critics(critics, *KINDS)
 
 
 # --- networks of your own ---------------------------------------------------------------------

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import metis_nb
-from metis_nb import A2C, DDQN, DQN, PPO, VPG, ReplayBuffer, agents, envs, evaluate
+from metis_nb import A2C, DDPG, DDQN, DQN, PPO, SAC, TD3, VPG, ReplayBuffer, agents, envs, evaluate
 
 pytestmark = pytest.mark.learning
 
@@ -154,3 +154,15 @@ def test_cartpole_from_a_replay_memory(Trainer):
         trainer.train(q_network, steps=5_000)
         passed += evaluate(env, q_network, episodes=50).mean() >= 475
         assert trainer.run.steps <= 30_000 + 16, f"{passed} of 6 evaluations passed"
+
+
+@pytest.mark.parametrize("Trainer", [DDPG, TD3, SAC])
+def test_pendulum_from_a_replay_memory(Trainer):
+    metis_nb.seed(0)
+    env = envs.make("Pendulum-v1", num_envs=16)
+    stochastic = Trainer is SAC
+    actor = agents.actor(env, squashed=stochastic, deterministic=not stochastic)
+    critics = [agents.q_critic(env), agents.q_critic(env)]
+    networks = [actor, critics[0] if Trainer is DDPG else critics]
+    Trainer(env, seed=0).train(*networks, steps=14_000)
+    assert evaluate(env, actor, episodes=50).mean() >= -250  # measured: all seeds above -190

@@ -19,28 +19,63 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from metis_nb import A2C, DDQN, DQN, PPO, VPG, agents, envs
+from metis_nb import A2C, DDPG, DDQN, DQN, PPO, SAC, TD3, VPG, PrioritizedReplay, agents, envs
 from tests.scripted import Scripted, TorchVector, in_every_mode
 
 # What each calls the experience between two updates, and which networks it trains.
 BATCH = {PPO: "rollout_steps", A2C: "rollout_steps", VPG: "batch_steps"}
-BATCH |= {DQN: "collect_steps", DDQN: "collect_steps"}
+BATCH |= dict.fromkeys((DQN, DDQN, DDPG, TD3, SAC), "collect_steps")
 NETWORKS = {PPO: ["actor", "critic"], A2C: ["actor", "critic"], VPG: ["actor"]}
-NETWORKS |= {DQN: ["q_network"], DDQN: ["q_network"]}
+NETWORKS |= {DQN: ["q_network"], DDQN: ["q_network"], DDPG: ["actor", "critic"]}
+NETWORKS |= {Trainer: ["actor", "critic_1", "critic_2"] for Trainer in (TD3, SAC)}
+WITH_A_MEMORY = [DQN, DDQN, DDPG, TD3, SAC]
 every_trainer = pytest.mark.parametrize("Trainer", BATCH)
 with_an_actor = pytest.mark.parametrize("Trainer", [PPO, A2C, VPG])
 with_a_critic = pytest.mark.parametrize("Trainer", [PPO, A2C])
+with_a_memory = pytest.mark.parametrize("Trainer", WITH_A_MEMORY)
+with_box_actions = pytest.mark.parametrize("Trainer", [PPO, A2C, VPG, DDPG, TD3, SAC])
+
+
+def actions_of(env):
+    return getattr(env, "single_action_space", env.action_space)
+
+
+def network_for(Trainer, name, env, **settings):
+    """The network that the trainer calls so. SAC wants others for Box than for Discrete actions."""
+    box = isinstance(actions_of(env), Box)
+    if name == "actor":
+        kind = {DDPG: "deterministic", TD3: "deterministic", SAC: "squashed" if box else None}
+        settings |= {kind[Trainer]: True} if kind.get(Trainer) else {}
+        return agents.actor(env, **settings)
+    if name.startswith("critic") and Trainer in WITH_A_MEMORY:
+        return (agents.q_critic if box else agents.q_network)(env, **settings)
+    return getattr(agents, name)(env, **settings)
 
 
 def networks_for(Trainer, env, **settings):
     """The networks that the trainer wants, in its order."""
-    return [getattr(agents, name)(env, **settings) for name in NETWORKS[Trainer]]
+    return as_given(
+        {name: network_for(Trainer, name, env, **settings) for name in NETWORKS[Trainer]}
+    )
+
+
+def as_given(networks):
+    """Named networks as `train` takes them: two critics in one list."""
+    critics = [network for name, network in networks.items() if name.startswith("critic_")]
+    others = [network for name, network in networks.items() if not name.startswith("critic_")]
+    return others + ([critics] if critics else [])
+
+
+def flat(networks):
+    """All networks, one after the other."""
+    return [net for each in networks for net in (flat(each) if isinstance(each, list) else [each])]
 
 
 def settings_for(Trainer, steps=128):
     """So much experience for each update; of a memory, soon and with few updates."""
-    soon = dict(learning_starts=64, updates_per_step=0.05, target_interval=200, capacity=5000)
-    return {BATCH[Trainer]: steps} | (soon if Trainer in (DQN, DDQN) else {})
+    soon = dict(learning_starts=64, updates_per_step=0.05, capacity=5000)
+    soon |= dict(target_interval=200) if Trainer in (DQN, DDQN) else dict(batch_size=64)
+    return {BATCH[Trainer]: steps} | (soon if Trainer in WITH_A_MEMORY else {})
 
 
 def make(Trainer, env, steps=128, **settings):
@@ -54,9 +89,49 @@ def small(Trainer, env, **settings):
 
 
 def fitted(Trainer, env):
-    """The environment with actions that the trainer takes: for a Q-network, no Box but a grid."""
-    box = isinstance(getattr(env, "single_action_space", env.action_space), Box)
-    return envs.DiscretizeAction(env, bins=3) if box and Trainer in (DQN, DDQN) else env
+    """The environment with actions that the trainer takes: for a Q-network, no Box but a grid, and
+    for a critic of continuous actions no numbers of actions but a lever."""
+    box = isinstance(actions_of(env), Box)
+    if box:
+        return envs.DiscretizeAction(env, bins=3) if Trainer in (DQN, DDQN) else env
+    return lever(env) if Trainer in (DDPG, TD3) else env
+
+
+LEVER = Box(-1.0, 3.0, (1,), np.float32)
+
+
+class Lever(gym.ActionWrapper):
+    """Discrete actions by a lever: each has an equal part of its way."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.action_space = LEVER
+
+    def action(self, action):
+        assert LEVER.contains(action)
+        return int(notch(self.env.action_space, action[0]))
+
+
+class Levers(gym.vector.VectorActionWrapper):
+    """The same for a vector, of tensors too."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.single_action_space = LEVER
+        self.action_space = gym.vector.utils.batch_space(LEVER, env.num_envs)
+
+    def actions(self, actions):
+        assert actions.shape == (self.num_envs, 1)
+        whole = notch(self.env.single_action_space, actions[:, 0])
+        return whole.long() if isinstance(actions, torch.Tensor) else whole.astype(np.int64)
+
+
+def notch(space, position):
+    return space.start + ((position + 1) / 4 * space.n).clip(0, space.n - 1) // 1
+
+
+def lever(env):
+    return Levers(env) if isinstance(env, gym.vector.VectorEnv) else Lever(env)
 
 
 def short(Trainer, cls=None):
@@ -74,7 +149,8 @@ def same(one, two):
 
 
 def trained(trainer):
-    return list(trainer.run.networks.values())
+    """The networks that it trains, as `train` takes them."""
+    return as_given(trainer.run.networks)
 
 
 def told(trainer):
@@ -98,7 +174,7 @@ def same_state(one, two):
     """Whether two trainers are the same in all that they remember: networks, optimizers, target
     networks, replay memory and history."""
     states = [{k: part.state_dict() for k, part in t.run.state.items()} for t in (one, two)]
-    networks = same(trained(one), trained(two))
+    networks = same(flat(trained(one)), flat(trained(two)))
     return networks and alike(*states) and alike(told(one), told(two))
 
 
@@ -644,12 +720,12 @@ def world(Trainer, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_trains_on(kind, parallel, Trainer):
     env = world(Trainer, kind)
-    networks = networks_for(Trainer, env)
-    before = [p.clone() for net in networks for p in net.parameters()]
-    given = [nn.DataParallel(net) if parallel else net for net in networks]
+    networks = {name: network_for(Trainer, name, env) for name in NETWORKS[Trainer]}
+    before = [p.clone() for net in networks.values() for p in net.parameters()]
+    given = {name: nn.DataParallel(net) if parallel else net for name, net in networks.items()}
     trainer = make(Trainer, env, seed=0)
-    history = trainer.train(*given, steps=400)
-    after = [p for net in networks for p in net.parameters()]
+    history = trainer.train(*as_given(given), steps=400)
+    after = [p for net in networks.values() for p in net.parameters()]
     assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert len(history) >= 2
     assert history[-1]["steps"] >= 400
@@ -660,7 +736,7 @@ def test_it_trains_on(kind, parallel, Trainer):
 def test_the_same_seed_gives_the_same_training_and_another_another(Trainer):
     found = []
     for seed in (0, 0, 1):
-        env = gym.make("CartPole-v1")
+        env = world(Trainer, "CartPole")
         torch.manual_seed(0)
         networks = networks_for(Trainer, env)
         make(Trainer, env, seed=seed).train(*networks, steps=256)
@@ -671,7 +747,7 @@ def test_the_same_seed_gives_the_same_training_and_another_another(Trainer):
 
 @every_trainer
 def test_the_readers_random_generators_are_left_alone(Trainer):
-    trainer, networks = small(Trainer, gym.make("CartPole-v1"))
+    trainer, networks = small(Trainer, world(Trainer, "CartPole"))
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()
     trainer.train(*networks, steps=256)
     assert torch.equal(before[0], torch.get_rng_state())
@@ -704,13 +780,32 @@ def test_a_loaded_trainer_goes_on_bit_for_bit(kind, Trainer, tmp_path):
     assert same_state(trainer, loaded)
 
 
+@with_a_memory
+@pytest.mark.parametrize("kind", ["CartPole", "Pendulum"])
+def test_saved_by_a_callback_it_goes_on_bit_for_bit(kind, Trainer, tmp_path):
+    """In the middle of a training, and before its first update."""
+    steps = []
+
+    def save(trainer):
+        steps.append(trainer.run.steps)
+        trainer.save(tmp_path / f"{len(steps)}")
+
+    trainer, networks = small(Trainer, world(Trainer, kind), learning_starts=200)
+    trainer.train(*networks, steps=384, callbacks=save)
+    for number in (1, 2):
+        loaded = Trainer.load(tmp_path / f"{number}", world(Trainer, kind))
+        loaded.train(*trained(loaded), steps=trainer.run.steps - steps[number - 1])
+        assert same_state(trainer, loaded)
+
+
 @every_trainer
 def test_loading_and_saving_at_once_changes_nothing(Trainer, tmp_path):
-    trainer, networks = small(Trainer, KINDS["16 CartPoles"]())
+    env = lambda: world(Trainer, "16 CartPoles")  # noqa: E731
+    trainer, networks = small(Trainer, env())
     trainer.train(*networks, steps=300)
     trainer.save(tmp_path / "one")
-    Trainer.load(tmp_path / "one", KINDS["16 CartPoles"]()).save(tmp_path / "two")
-    loaded = Trainer.load(tmp_path / "two", KINDS["16 CartPoles"]())
+    Trainer.load(tmp_path / "one", env()).save(tmp_path / "two")
+    loaded = Trainer.load(tmp_path / "two", env())
     trainer.train(*networks, steps=300)
     loaded.train(*trained(loaded), steps=300)
     assert same_state(trainer, loaded)
@@ -776,10 +871,11 @@ def test_hidden_environments_do_not_play_their_first_episodes_again(Trainer, tmp
 
 @every_trainer
 def test_another_number_of_environments_starts_new_episodes(Trainer, tmp_path):
-    trainer, networks = small(Trainer, envs.make("CartPole-v1", num_envs=16))
+    env = lambda num_envs: fitted(Trainer, envs.make("CartPole-v1", num_envs=num_envs))  # noqa: E731
+    trainer, networks = small(Trainer, env(16))
     trainer.train(*networks, steps=300)
     trainer.save(tmp_path / "file")
-    loaded = Trainer.load(tmp_path / "file", envs.make("CartPole-v1", num_envs=4))
+    loaded = Trainer.load(tmp_path / "file", env(4))
     with pytest.warns(UserWarning, match="goes on with new episodes"):
         loaded.train(*trained(loaded), steps=128)
     assert loaded.run.steps >= trainer.run.steps + 128
@@ -788,10 +884,14 @@ def test_another_number_of_environments_starts_new_episodes(Trainer, tmp_path):
 @every_trainer
 def test_a_body_of_your_own_has_to_be_given_again(Trainer, tmp_path):
     def networks():
-        body = lambda: nn.Sequential(nn.Linear(4, 8), nn.ReLU())  # noqa: E731
-        return [getattr(agents, name)(env, body=body()) for name in NETWORKS[Trainer]]
+        named = {}
+        for name in NETWORKS[Trainer]:
+            inputs = 5 if name.startswith("critic") and isinstance(env, Lever) else 4
+            body = nn.Sequential(nn.Linear(inputs, 8), nn.ReLU())
+            named[name] = network_for(Trainer, name, env, body=body)
+        return as_given(named)
 
-    env = gym.make("CartPole-v1")
+    env = world(Trainer, "CartPole")
     first = networks()
     trainer = make(Trainer, env, seed=0)
     trainer.train(*first, steps=128)
@@ -799,19 +899,19 @@ def test_a_body_of_your_own_has_to_be_given_again(Trainer, tmp_path):
     with pytest.raises(ValueError, match=rf"code of your own.*{NETWORKS[Trainer][0]}=\.\.\."):
         Trainer.load(tmp_path / "file", env)
     loaded = Trainer.load(tmp_path / "file", env, *networks())
-    assert same(trained(loaded), first)
+    assert same(flat(trained(loaded)), flat(first))
 
 
 @every_trainer
 def test_a_file_for_another_environment_is_named(Trainer, tmp_path):
-    trainer, networks = small(Trainer, gym.make("CartPole-v1"))
+    trainer, networks = small(Trainer, world(Trainer, "CartPole"))
     trainer.train(*networks, steps=128)
     trainer.save(tmp_path / "file")
     with pytest.raises(ValueError, match=r"trained on CartPole-v1 .*env=Acrobot-v1 has"):
         Trainer.load(tmp_path / "file", gym.make("Acrobot-v1"))
 
 
-@with_an_actor
+@with_box_actions
 def test_other_bounds_are_not_taken_for_the_same(Trainer, tmp_path):
     trainer, networks = small(Trainer, short(Trainer))
     trainer.train(*networks, steps=128)
@@ -847,10 +947,10 @@ def test_a_file_saved_on_another_kind_of_device_loads(Trainer, tmp_path, monkeyp
 @every_trainer
 def test_what_was_loaded_is_taken_over_once(Trainer, tmp_path):
     """Else a network that is moved to another device and back would meet the same chance again."""
-    trainer, networks = small(Trainer, gym.make("CartPole-v1"))
+    trainer, networks = small(Trainer, world(Trainer, "CartPole"))
     trainer.train(*networks, steps=128)
     trainer.save(tmp_path / "file")
-    loaded = Trainer.load(tmp_path / "file", gym.make("CartPole-v1"))
+    loaded = Trainer.load(tmp_path / "file", world(Trainer, "CartPole"))
     loaded.train(*trained(loaded), steps=128)
     before = loaded.run.generator.get_state()
     loaded.run.generator = None  # as after a move: a new one is made for the device
@@ -869,7 +969,7 @@ def test_a_network_can_be_had_without_the_environment(Trainer, tmp_path):
     for name, network in trainer.run.networks.items():
         loaded = agents.load(tmp_path / "file", name)
         assert same(loaded, network)
-        if name != "critic":
+        if not name.startswith("critic"):
             assert np.array_equal(loaded.act(obs), network.act(obs))
         if name == "actor":
             assert same(agents.load(tmp_path / "file"), network)
@@ -898,7 +998,7 @@ def test_a_new_head_is_trained(Trainer):
 
 @every_trainer
 def test_the_learning_rate_may_change_on_the_way(Trainer):
-    trainer, (first, *others) = small(Trainer, gym.make("CartPole-v1"))
+    trainer, (first, *others) = small(Trainer, world(Trainer, "CartPole"))
     trainer.train(first, *others, steps=128)
     before = first.head.weight.clone()
     trainer.learning_rate = 1e-12
@@ -931,10 +1031,48 @@ def test_a_compiled_network_is_looked_through(Trainer):
         def forward(self, obs):
             return self._orig_mod(obs)
 
-    env = gym.make("CartPole-v1")
+    env = world(Trainer, "CartPole")
     first, *others = networks_for(Trainer, env)
     assert agents.unwrap(nn.DataParallel(Compiled(first))) is first
     make(Trainer, env).train(Compiled(first), *others, steps=128)
+
+
+@pytest.mark.parametrize("Trainer", [DDPG, TD3, SAC])
+@pytest.mark.parametrize("kind", ["4 Pendulums", "NEXT_STEP"])
+def test_a_memory_of_your_own_goes_on_bit_for_bit(kind, Trainer, tmp_path):
+    memory = lambda: PrioritizedReplay(world(Trainer, kind), 300, alpha=0.7)  # noqa: E731
+    trainer, networks = small(Trainer, world(Trainer, kind), replay=memory())
+    trainer.train(*networks, steps=400)  # so that it is full, and its oldest are overwritten
+    trainer.save(tmp_path / "file")
+    trainer.train(*networks, steps=300)
+    with pytest.raises(ValueError, match=r"expected replay=PrioritizedReplay\(env, capacity=300\)"):
+        Trainer.load(tmp_path / "file", world(Trainer, kind))
+    loaded = Trainer.load(tmp_path / "file", world(Trainer, kind), replay=memory())
+    loaded.train(*trained(loaded), steps=300)
+    assert len(trainer.memory["priority"].unique()) > 10
+    assert same_state(trainer, loaded)
+
+
+@with_a_memory
+def test_what_a_memory_holds_beforehand_is_met_before_the_first_update(Trainer):
+    """Running statistics and all: so a memory of another training is as good as one's own."""
+    first, networks = small(Trainer, short(Trainer))
+    first.train(*networks, steps=256)
+    torch.manual_seed(1)
+    trainer = make(Trainer, short(Trainer), replay=first.memory, seed=1)
+    networks = networks_for(Trainer, trainer.env)
+    trainer.prepare(*networks)
+    for network in flat(networks):
+        assert int(network.obs_statistics.count) == 256
+        expected = first.memory["obs"].mean(0)
+        assert torch.allclose(network.obs_statistics.mean, expected, atol=1e-4)
+        if hasattr(network, "reward_statistics"):
+            assert float(network.reward_statistics.mean) == pytest.approx(
+                float(first.memory["reward"].mean()), rel=1e-4
+            )
+    trainer.train(*networks, steps=128)
+    assert len(trainer.memory) == 384
+    assert int(networks[0].obs_statistics.count) == 384
 
 
 # --- stopping -----------------------------------------------------------------------------------
@@ -973,7 +1111,7 @@ def test_an_interrupted_rollout_loses_no_episode_count(Trainer):
                 raise KeyboardInterrupt
             return super().step(action)
 
-    trainer, networks = small(Trainer, Stopping())
+    trainer, networks = small(Trainer, fitted(Trainer, Stopping()))
     with pytest.raises(KeyboardInterrupt):
         trainer.train(*networks, steps=256)
     steps_before = trainer.run.steps
@@ -1018,14 +1156,32 @@ BAD = [
             dict(epsilon_steps=-1),
         ],
     ),
+    *itertools.product(
+        [DDPG, TD3, SAC],
+        [
+            dict(capacity=0),
+            dict(updates_per_step=0),
+            dict(batch_size=1.5),
+            dict(learning_starts=0),
+            dict(learning_starts=10**9),
+            dict(tau=1.1),
+            dict(tau=True),
+            dict(noise_correlation=-0.1),
+        ],
+    ),
+    *itertools.product([DDPG, TD3], [dict(noise=-0.1)]),
+    *itertools.product(
+        [TD3], [dict(target_noise=-1), dict(target_noise_clip="0.5"), dict(policy_delay=0.5)]
+    ),
+    *itertools.product([SAC], [dict(alpha=0), dict(target_entropy=math.nan)]),
 ]
 
 
 @pytest.mark.parametrize(("Trainer", "arguments"), BAD)
 def test_a_bad_hyperparameter_is_named(Trainer, arguments):
     (name,) = arguments
-    with pytest.raises(ValueError, match=rf"{name}=.*expected"):
-        Trainer(gym.make("CartPole-v1"), **arguments)
+    with pytest.raises(ValueError, match=rf"^{name}=.*expected"):
+        Trainer(world(Trainer, "CartPole"), **arguments)
 
 
 @every_trainer
@@ -1044,7 +1200,7 @@ def test_a_bad_environment_is_named(Trainer):
 
 @every_trainer
 def test_bad_arguments_of_train_are_named(Trainer):
-    trainer, (first, *others) = small(Trainer, gym.make("CartPole-v1"))
+    trainer, (first, *others) = small(Trainer, world(Trainer, "CartPole"))
     for steps in (0, -5, 1.5):
         with pytest.raises(ValueError, match="steps="):
             trainer.train(first, *others, steps=steps)
@@ -1053,27 +1209,55 @@ def test_bad_arguments_of_train_are_named(Trainer):
     with pytest.raises(TypeError, match=f"{NETWORKS[Trainer][0]} is a str; expected a torch.nn.M"):
         trainer.train("network", *others, steps=128)
     with pytest.raises(RuntimeError, match="before there is anything to save"):
-        Trainer(gym.make("CartPole-v1")).save("nowhere")
+        Trainer(world(Trainer, "CartPole")).save("nowhere")
 
 
-@with_a_critic
+@pytest.mark.parametrize("Trainer", [PPO, A2C, DDPG])
 def test_a_bad_critic_is_named(Trainer):
-    trainer, (actor, critic) = small(Trainer, gym.make("CartPole-v1"))
+    trainer, (actor, critic) = small(Trainer, short(Trainer))
     with pytest.raises(TypeError, match=r"critic is a str; expected a torch.nn.Module"):
         trainer.train(actor, "critic", steps=128)
+    actor = network_for(Trainer, "actor", trainer.env).to("meta")
     with pytest.raises(ValueError, match="actor is on meta, critic is on cpu; expected one device"):
-        trainer.train(agents.actor(trainer.env).to("meta"), critic, steps=128)
+        trainer.train(actor, critic, steps=128)
+
+
+@pytest.mark.parametrize("Trainer", [TD3, SAC])
+def test_bad_critics_are_named(Trainer):
+    trainer, (actor, (one, two)) = small(Trainer, short(Trainer))
+    for critics, error, match in [
+        (one, TypeError, r"critics is a QCritic; expected two: agents.q_critic\(env\), agents"),
+        (None, TypeError, "critics is a NoneType; expected two"),
+        ([one], ValueError, r"critics holds 1; expected two: agents.q_critic\(env\), agents"),
+        ([one, two, two], ValueError, "critics holds 3; expected two"),
+        ([one, one], ValueError, r"critics share parameters; expected two of them: agents.q_cr"),
+        ([one, nn.DataParallel(one)], ValueError, "critics share parameters"),
+        ([one, "critic"], TypeError, r"critics\[1\] is a str; expected a torch.nn.Module, such as"),
+    ]:
+        with pytest.raises(error, match=match):
+            trainer.train(actor, critics, steps=128)
+    where = "actor is on cpu, critic_1 is on cpu, critic_2 is on meta; expected one device"
+    far = network_for(Trainer, "critic_2", trainer.env).to("meta")
+    with pytest.raises(ValueError, match=where):
+        trainer.train(actor, [one, far], steps=128)
+    for critics in ((one, two), nn.ModuleList([one, two])):  # any sequence will do
+        trainer.train(actor, critics, steps=128)
+    assert trainer.run.steps == 256
 
 
 @every_trainer
 def test_networks_of_another_environment_are_named(Trainer):
-    env = short(Trainer)
-    for number, name in enumerate(NETWORKS[Trainer]):
-        networks = networks_for(Trainer, env)
-        networks[number] = networks_for(Trainer, gym.make("CartPole-v1"))[number]
-        match = rf"{name} was made for .*\(4,\).*Pendulum-v1 has \(3,\).*agents.{name}\(env\)"
+    env, other = short(Trainer), gym.make("CartPole-v1")
+    other = lever(other) if Trainer in (DDPG, TD3, SAC) else other
+    for name in NETWORKS[Trainer]:
+        networks = {name: network_for(Trainer, name, env) for name in NETWORKS[Trainer]}
+        networks[name] = network_for(Trainer, name, other)
+        kind = {DDPG: ", deterministic=True", TD3: ", deterministic=True", SAC: ", squashed=True"}
+        call = f"{name}(env)" if name != "actor" else f"actor(env{kind.get(Trainer, '')})"
+        call = "q_critic(env)" if name.startswith("critic") and Trainer in WITH_A_MEMORY else call
+        match = rf"{name} was made for .*\(4,\).*-v1 has \(3,\).*: agents.{re.escape(call)}\.$"
         with pytest.raises(ValueError, match=match):
-            Trainer(env).train(*networks, steps=128)
+            Trainer(env).train(*as_given(networks), steps=128)
 
 
 @with_a_critic
@@ -1097,26 +1281,29 @@ def test_what_is_not_finite_stops_and_nothing_is_lost(what, Trainer):
                 reward, obs = (math.nan, obs) if what == "reward" else (reward, obs * math.nan)
             return obs, reward, terminated, truncated, info
 
-    trainer, networks = small(Trainer, Faulty())
+    trainer, networks = small(Trainer, fitted(Trainer, Faulty()))
     with pytest.raises(FloatingPointError, match=f"{what}.*environment step 300"):
         trainer.train(*networks, steps=1000)
     assert len(trainer.history) == 2
-    assert all(p.isfinite().all() for net in networks for p in net.state_dict().values())
+    assert all(p.isfinite().all() for net in flat(networks) for p in net.state_dict().values())
     trainer.train(*networks, steps=256)  # goes on
     assert len(trainer.history) == 4
 
 
 @every_trainer
 def test_a_loss_that_is_not_finite_stops_before_the_networks_change(Trainer):
-    name = "loss" if Trainer in (DQN, DDQN) else "actor_loss"
+    first = dict.fromkeys((DQN, DDQN), "loss") | dict.fromkeys((DDPG, TD3, SAC), "critic_loss")
+    name = first.get(Trainer, "actor_loss")
     loss = getattr(Trainer, name)
     broken = {name: lambda trainer, *given: loss(trainer, *given) + math.inf}
     Broken = type("Broken", (Trainer,), broken)
     env = short(Trainer)
-    networks = networks_for(Trainer, env)
+    networks = flat(networks_for(Trainer, env))
     before = [p.clone() for net in networks for p in net.parameters()]
     with pytest.raises(FloatingPointError, match="loss is inf after environment step 128"):
-        Broken(env, **settings_for(Trainer)).train(*networks, steps=256)
+        Broken(env, **settings_for(Trainer)).train(
+            *as_given(dict(zip(NETWORKS[Trainer], networks, strict=True))), steps=256
+        )
     after = [p for net in networks for p in net.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
@@ -1135,6 +1322,25 @@ def test_a_critic_loss_that_is_not_finite_does_so_too(Trainer):
     assert all(torch.equal(a, b) for a, b in zip(before, actor.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("Trainer", [DDPG, TD3, SAC])
+def test_an_actor_loss_that_is_not_finite_stops_before_the_actor_changes(Trainer):
+    """The critics have made their step by then, down a loss that was finite."""
+
+    class Broken(Trainer):
+        def actor_loss(self, actor, critics, obs):
+            loss = super().actor_loss(actor, critics, obs)
+            return (loss[0] * math.inf, loss[1]) if Trainer is SAC else loss * math.inf
+
+    env = short(Trainer)
+    networks = networks_for(Trainer, env)
+    before = [p.clone() for p in networks[0].parameters()]
+    trainer = Broken(env, **settings_for(Trainer))
+    with pytest.raises(FloatingPointError, match=r"actor_loss is (-inf|nan|inf) after env.* 128"):
+        trainer.train(*networks, steps=256)
+    assert all(torch.equal(a, b) for a, b in zip(before, networks[0].parameters(), strict=True))
+    assert all(p.isfinite().all() for net in flat(networks) for p in net.parameters())
+
+
 @every_trainer
 @pytest.mark.parametrize("name", ["single", *(mode.name for mode in AutoresetMode)])
 def test_a_first_observation_that_is_not_finite_reaches_no_statistics(name, Trainer):
@@ -1145,16 +1351,18 @@ def test_a_first_observation_that_is_not_finite_reaches_no_statistics(name, Trai
 
     modes = {mode.name: mode for mode in AutoresetMode}
     env = SyncVectorEnv([LaterWild], autoreset_mode=modes[name]) if name in modes else LaterWild()
-    trainer, networks = small(Trainer, env)
+    trainer, networks = small(Trainer, fitted(Trainer, env))
     with pytest.raises(FloatingPointError, match="observation"):
         trainer.train(*networks, steps=256)
-    assert all(values.isfinite().all() for net in networks for values in net.state_dict().values())
+    states = [net.state_dict() for net in flat(networks)]
+    assert all(values.isfinite().all() for state in states for values in state.values())
 
 
 @every_trainer
 def test_rewards_too_large_for_float32_sums_reach_no_statistics(Trainer):
     env = gym.wrappers.TransformReward(gym.make("CartPole-v1"), lambda reward: 3e38)
-    trainer, networks = small(Trainer, env)
+    trainer, networks = small(Trainer, fitted(Trainer, env))
     with pytest.raises(FloatingPointError):
         trainer.train(*networks, steps=256)
-    assert all(values.isfinite().all() for net in networks for values in net.state_dict().values())
+    states = [net.state_dict() for net in flat(networks)]
+    assert all(values.isfinite().all() for state in states for values in state.values())

@@ -6,6 +6,12 @@ look. In the manner of Andy Jones, "Debugging Reinforcement Learning Systems" (2
 `LADDER` is for an actor and a critic, `Q_LADDER` for a Q-network, whose V(s) is its highest value
 and whose action is the one that has it. A Q-network needs targets of one step (`n_step=1`) to get
 all of them right: over more steps, what random actions did counts too.
+
+`Q_CRITIC_LADDER` is for an actor of continuous actions and critics Q(s, a): V(s) is then Q(s, a) of
+the action that the actor would take. All its actions are torques from -1 to 3. The soft values of
+SAC hold what the policy's entropy is worth, so they are these only at a low temperature that stays:
+`SAC(env, alpha=0.01, learn_alpha=False)`. Those of TD3 are of next actions with noise, which is to
+be small: `TD3(env, target_noise=0.05)`.
 """
 
 from __future__ import annotations
@@ -177,6 +183,78 @@ class MatchedTorque(Probe):
         return {0.0: (None, 0.0), 2.0: (None, 2.0)}
 
 
+class ConstantTorqueReward(ConstantReward):
+    """One step, reward 1, whatever the torque."""
+
+    action_space = MatchedTorque.action_space
+
+
+class ObservedTorqueReward(ObservedReward):
+    """One step. The observation is -1 or 1 by chance, and so is the reward, whatever the torque."""
+
+    action_space = MatchedTorque.action_space
+
+
+class DelayedTorqueReward(DelayedReward):
+    """Two steps: observation 0, then 1. The reward comes with the second, whatever the torques."""
+
+    action_space = MatchedTorque.action_space
+
+
+class EndlessTorqueReward(EndlessReward):
+    """Reward 1 for ever, whatever the torques, cut every 10 steps: truncated, not terminated."""
+
+    action_space = MatchedTorque.action_space
+
+
+class BestTorque(Probe):
+    """One step, one continuous action in [-1, 3]. Reward: 1 - (action - 2)^2 / 4."""
+
+    asks = "an actor that climbs what the critic says, to an action within the bounds"
+    suspect = "the sign of the actor's loss, or how actions are scaled"
+    action_space = MatchedTorque.action_space
+
+    def reward(self, action: Any) -> float:
+        return 1.0 - (float(action[0]) - 2.0) ** 2 / 4
+
+    def truth(self, gamma: float) -> dict[float, tuple[float | None, float | None]]:
+        return {0.0: (1.0, 2.0)}
+
+
+class FollowedTorque(BestTorque):
+    """One step. The observation is 0 or 2 by chance, and the best action is as large: the reward is
+    1 - (action - observation)^2 / 4."""
+
+    asks = "an actor that looks at the observation"
+    suspect = "actions, observations and values that do not belong together"
+
+    def first(self) -> float:
+        return float(self.np_random.choice([0.0, 2.0]))
+
+    def reward(self, action: Any) -> float:
+        return 1.0 - (float(action[0]) - self.seen) ** 2 / 4
+
+    def truth(self, gamma: float) -> dict[float, tuple[float | None, float | None]]:
+        return {0.0: (1.0, 0.0), 2.0: (1.0, 2.0)}
+
+
+class LaterTorque(BestTorque):
+    """Two steps: observation 0, then 1. In the second, the reward is 1 - (action - 2)^2 / 4."""
+
+    asks = "a target with the value of what the actor would do next, discounted once"
+    suspect = "the next action in the target, or target networks that never move"
+    steps = 2
+
+    def reward(self, action: Any) -> float:
+        return super().reward(action) if self.step_count == 1 else 0.0
+
+    def following(self) -> float:
+        return 1.0
+
+    def truth(self, gamma: float) -> dict[float, tuple[float | None, float | None]]:
+        return {0.0: (gamma, None), 1.0: (1.0, 2.0)}
+
+
 LADDER: list[type[Probe]] = [
     ConstantReward,
     ObservedReward,
@@ -212,4 +290,24 @@ Q_LADDER: dict[type[Probe], tuple[str, str]] = {
         "the maximum over next actions, or targets over several steps of random actions",
     ),
     EndlessReward: ("a target that sees past a time limit", "truncated treated as terminated"),
+}
+
+# For an actor of continuous actions and one or two critics Q(s, a).
+Q_CRITIC_LADDER: dict[type[Probe], tuple[str, str]] = {
+    ConstantTorqueReward: ("a critic that fits one constant", "its loss or its optimizer"),
+    ObservedTorqueReward: (
+        "a critic that looks at the observation",
+        "observations and targets that do not belong together",
+    ),
+    BestTorque: (BestTorque.asks, BestTorque.suspect),
+    FollowedTorque: (FollowedTorque.asks, FollowedTorque.suspect),
+    DelayedTorqueReward: (
+        "a target with the value of what comes next, discounted once for each step",
+        "gamma, next observations that do not belong to theirs, or target networks that never move",
+    ),
+    LaterTorque: (LaterTorque.asks, LaterTorque.suspect),
+    EndlessTorqueReward: (
+        "a target that sees past a time limit",
+        "truncated treated as terminated",
+    ),
 }

@@ -233,7 +233,7 @@ class DDPG:
         self.step("actor", actor_loss)
 
         self.move_targets(actor, critic, self.tau)
-        q_value = q_value.detach()
+        q_value, loss = q_value.detach(), loss.detach()
         error = td_target - q_value
         self.memory.learned(batch.index, error / scale)
         return {"q_value": q_value.mean(), "td_error": error.abs().mean(), "critic_loss": loss}
