@@ -293,6 +293,12 @@ class SquashedGaussian(torch.distributions.TransformedDistribution):
         """tanh of the Gaussian's mean: the median, and what `act` does. (B, A)"""
         return self.base_dist.mean.tanh()
 
+    @property
+    def spread(self) -> Tensor:
+        """Half of the width that the middle 68 percent of its actions cover. (B, A)"""
+        mean, std = self.base_dist.mean, self.base_dist.stddev
+        return ((mean + std).tanh() - (mean - std).tanh()) / 2
+
     def rsample(
         self, sample_shape: Sequence[int] = (), generator: Any = None, noise: Tensor | None = None
     ) -> Tensor:
@@ -709,7 +715,9 @@ def check_kind(name: str, network: Any, kind: type | tuple[type, ...], maker: st
         )
 
 
-def two_critics(critics: Any, kind: type, maker: str) -> tuple[nn.Module, nn.Module]:
+def two_critics(
+    critics: Any, kind: type | tuple[type, ...], maker: str
+) -> tuple[nn.Module, nn.Module]:
     """Both of `critics`, checked.
 
     Raises:

@@ -386,7 +386,9 @@ def _chooser(actor: Any, space: Any, deterministic: bool, seed: int) -> Callable
         if units.discrete:
             thought = {"probabilities": pi.probs}
         else:  # to the environment's units, but not clipped: the curve may reach over a bound
-            mean, std = pi.mean.cpu(), pi.stddev.cpu()
+            squashed = isinstance(pi, agents.SquashedGaussian)
+            mean, std = (pi.mode, pi.spread) if squashed else (pi.mean, pi.stddev)
+            mean, std = mean.cpu(), std.cpu()
             thought = {"mean": mean * units.scale + units.offset, "std": std * units.scale}
         return _for_env(action[0], space), {k: v[0].cpu().numpy() for k, v in thought.items()}
 

@@ -448,9 +448,10 @@ def load(
         network = given.get(name)
         if network is None:
             if recipe is None:
+                argument = "critics" if name.startswith("critic_") else name
                 raise ValueError(
                     f"path={str(path)!r} holds a network with code of your own: make it again "
-                    f"and pass it, {kind.__name__}.load(path, env, {name}=...)."
+                    f"and pass it, {kind.__name__}.load(path, env, {argument}=...)."
                 )
             network = agents.make(recipe, env)
         networks[name] = network
@@ -514,6 +515,6 @@ def check_finite(run: Run, **values: Tensor) -> None:
         if not math.isfinite(number):
             raise FloatingPointError(
                 f"{name} is {number} after environment step {run.steps}. Training stopped "
-                f"before the update, so the networks are as they were. A smaller learning_rate "
-                f"or rewards of a smaller scale often help."
+                f"before it could reach a network. A smaller learning_rate or rewards of a "
+                f"smaller scale often help."
             )

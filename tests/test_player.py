@@ -789,3 +789,16 @@ def test_numbers_out_of_range(arguments, match):
 def test_pygame_needs_no_screen():
     assert os.environ["SDL_VIDEODRIVER"]
     assert os.environ["SDL_AUDIODRIVER"]
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_squashed_actor_shows_where_it_is_and_how_wide(deterministic):
+    env = gym.make("Pendulum-v1")
+    actor, critic = agents.actor(env, squashed=True), agents.q_critic(env)
+    episode = play(env, actor, critic=critic, max_steps=5, deterministic=deterministic, seed=0)
+    pi = agents.policy(actor, torch.from_numpy(episode.obs[:-1]))
+    middle = 2 * pi.sample((20_000,)).abs().quantile(0.683, 0)  # its mean is all but 0, at first
+    assert np.allclose(episode.mean, 2 * pi.mode.detach(), atol=1e-5)
+    assert np.allclose(episode.std, middle, atol=0.05)
+    assert (abs(episode.mean) <= 2).all()
+    assert episode.action_values.shape == (5,)

@@ -16,6 +16,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,9 @@ class SAC:
                 f"transitions that the memory holds."
             )
 
-        if self.target_entropy is not None and not self.target_entropy < self.highest_entropy:
+        asked_for, most = self.target_entropy, self.highest_entropy
+        number = isinstance(asked_for, Real) and -math.inf < asked_for < most
+        if asked_for is not None and not number:
             raise ValueError(
                 f"target_entropy={self.target_entropy!r}; expected None or a number below "
                 f"{self.highest_entropy:.3f}, the entropy of actions that are all as likely: no "
@@ -439,6 +442,8 @@ class SAC:
         Raises:
             FileNotFoundError, ValueError: no such file, or it holds something else.
         """
-        critic_1, critic_2 = critics or (None, None)
-        given = dict(actor=actor, critic_1=critic_1, critic_2=critic_2)
+        given = {"actor": actor}
+        if critics is not None:
+            one, two = two_critics(critics, (QCritic, QNetwork), "agents.q_critic(env)")
+            given |= {"critic_1": one, "critic_2": two}
         return training.load(cls, path, env, replay, **given)

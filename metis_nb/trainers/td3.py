@@ -374,6 +374,8 @@ class TD3:
         Raises:
             FileNotFoundError, ValueError: no such file, or it holds something else.
         """
-        critic_1, critic_2 = critics or (None, None)
-        given = dict(actor=actor, critic_1=critic_1, critic_2=critic_2)
+        given = {"actor": actor}
+        if critics is not None:
+            one, two = two_critics(critics, QCritic, "agents.q_critic(env)")
+            given |= {"critic_1": one, "critic_2": two}
         return training.load(cls, path, env, replay, **given)
