@@ -47,13 +47,13 @@ TASKS = {
 }
 VALUES = {
     "CartPole-v1": (475, 100_000),
-    "Acrobot-v1": (-100, 100_000),
+    "Acrobot-v1": (-100, 150_000),
     "Pendulum-v1": (-250, 60_000),  # 11 torques
-    "MountainCar-v0": (-130, 150_000),
+    "MountainCar-v0": (-130, 300_000),
 }
-CONTINUOUS = {"Pendulum-v1": (-200, 20_000), "MountainCarContinuous-v0": (90, 50_000)}
+CONTINUOUS = {"Pendulum-v1": (-200, 20_000), "MountainCarContinuous-v0": (90, 100_000)}
 TASKS |= {"DQN": VALUES, "DDQN": VALUES, "DDPG": CONTINUOUS, "TD3": CONTINUOUS}
-TASKS |= {"SAC": {"CartPole-v1": (475, 80_000), "Acrobot-v1": (-100, 100_000)} | CONTINUOUS}
+TASKS |= {"SAC": {"CartPole-v1": (475, 100_000), "Acrobot-v1": (-100, 150_000)} | CONTINUOUS}
 # These train with random actions among their own, so that their training episodes say too little:
 # every so many steps their greedy policy plays, until it has reached the bar.
 EVALUATED_EVERY = {"DQN": 2_500, "DDQN": 2_500}

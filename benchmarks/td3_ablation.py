@@ -89,7 +89,7 @@ def run(twins: bool, delay: bool, smoothing: bool, seed: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=5, help="seeds 0 .. N-1 (default 5)")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 .. N-1 (default 3)")
     parser.add_argument("--jobs", type=int, default=2, help="processes at once, a core for each")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()

@@ -140,18 +140,20 @@ def test_cartpole_with_one_gradient_step_for_each_batch(trainer):
     assert evaluate(env, actor).mean() >= 475
 
 
-# How far above the bar, judged at the end, as in benchmarks/README.md: with DQN nine of ten seeds
-# end at 492 or more, one at 468; with DDQN the first three end at 497 or more. Before, they are
-# less steady: of DDQN's seed 0, fewer than two of six looks within 30,000 steps passed.
+# How far above the bar: over the seeds 0 to 4 of both, two of these evaluations had passed after
+# 10,000 to 30,000 steps in nine of ten trainings (in these two after 15,000), and in one, of DQN,
+# not within 40,000. What has passed may be lower again later.
 
 
 @pytest.mark.parametrize("Trainer", [DQN, DDQN])
 def test_cartpole_from_a_replay_memory(Trainer):
     env = envs.make("CartPole-v1", num_envs=16)
     metis_nb.seed(0)
-    q_network = agents.q_network(env)
-    Trainer(env, seed=0).train(q_network, steps=100_000 - 128)
-    assert evaluate(env, q_network).mean() >= 475
+    q_network, trainer, passed = agents.q_network(env), Trainer(env, seed=0), 0
+    while passed < 2:
+        trainer.train(q_network, steps=5_000)
+        passed += evaluate(env, q_network, episodes=50).mean() >= 475
+        assert trainer.run.steps <= 30_000 + 16, f"{passed} of 6 evaluations passed"
 
 
 # How far above the bar: after 20,000 steps all seeds in benchmarks/README.md end at -175 or more.

@@ -71,7 +71,7 @@ class DDQN:
     capacity: int = 100_000
     collect_steps: int = 128
     updates_per_step: float = 0.25
-    batch_size: int = 256
+    batch_size: int = 128
     learning_starts: int = 1_000
     learning_rate: float = 1e-3
     decay_steps: int = 10_000
