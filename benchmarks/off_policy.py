@@ -8,8 +8,9 @@ episodes have a mean return of -200. A run that never gets there counts as infin
 
 Then the cost of one environment step with one gradient step, beside Stable-Baselines3, at the sizes
 that are its defaults: two hidden layers of 256 (400 and 300 in its TD3 and DDPG are given as 256
-too), ReLU, batches of 256, one environment. The contenders take turns, so that whatever else the
-machine does falls on all of them alike; everything on one thread.
+too), ReLU, batches of 256, one environment. Ours collect 16 steps and then make 16 gradient steps,
+as they do by default; theirs make one after each step. The contenders take turns, so that whatever
+else the machine does falls on all of them alike; everything on one thread.
 """
 
 import argparse
@@ -58,7 +59,7 @@ def our_step(name: str, seed: int) -> float:
     wide = dict(hidden_sizes=(256, 256), activation=torch.nn.ReLU)
     actor = agents.actor(env, squashed=name == "SAC", deterministic=name != "SAC", **wide)
     critics = [agents.q_critic(env, **wide) for _ in range(2)]
-    sizes = dict(batch_size=256, updates_per_step=1.0, collect_steps=1, learning_starts=100)
+    sizes = dict(batch_size=256, updates_per_step=1.0, learning_starts=100)
     trainer = OURS[name](env, seed=seed, **sizes)
     networks = [actor, critics[0] if name == "DDPG" else critics]
     trainer.train(*networks, 200, progress=False)

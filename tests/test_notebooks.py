@@ -14,6 +14,7 @@ from pathlib import Path
 import build_notebooks  # tools/ is on the path, see pyproject.toml
 import check_notebooks
 import nbformat
+import other_seeds
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
@@ -53,7 +54,11 @@ def test_badge_and_installation_name_this_repository(path):
 
 @pytest.mark.parametrize("path", [*NOTEBOOKS, *ROOT.glob("*.md")], ids=lambda path: path.name)
 def test_links_to_files_lead_somewhere(path):
-    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":  # in code, a[0](x) is no link
+        prose = [cell.source for cell in read(path).cells if cell.cell_type == "markdown"]
+        text = "\n".join(prose)
+    else:
+        text = path.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#\s]+)", text) + re.findall(r'src=\\?"([^"\\]+)', text):
         if not target.startswith(("http", "data:")):
             assert (path.parent / target).exists(), target
@@ -523,3 +528,21 @@ def run_alone(source, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     return float(re.search(r"mean return of 100 episodes (-?[\d.]+)", result.stdout)[1])
+
+
+@pytest.mark.parametrize(("by", "failed"), [(0, "no"), (1000, 1)])
+def test_a_claim_that_needs_its_seed_is_found(tmp_path, by, failed):
+    cells = [
+        "import torch\nfrom metis_nb import PPO, envs",
+        'trainer = PPO(envs.make("CartPole-v1"), seed=0)',
+        "torch.manual_seed(0)\nassert torch.initial_seed() == trainer.run.seed == 0",
+        "assert True",
+    ]
+    path = tmp_path / "claim.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell(cell) for cell in cells]), path)
+    text, held = other_seeds.run(path, by)
+    assert held is (failed == "no")
+    assert f"{failed} cells failed" in text
+    if failed == 1:
+        assert "cell 2: AssertionError" in text
+        assert "assert torch.initial_seed() == trainer.run.seed == 0" in text
