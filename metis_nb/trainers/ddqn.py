@@ -76,7 +76,7 @@ class DDQN:
     learning_rate: float = 1e-3
     decay_steps: int = 10_000
     gamma: float = 0.99
-    n_step: int = 3
+    n_step: int = 5
     target_interval: int = 1_000
     epsilon: float = 0.05
     epsilon_steps: int = 10_000
