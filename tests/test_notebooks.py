@@ -506,7 +506,7 @@ def test_the_copy_me_cell_runs_alone(name, tmp_path):
 
 @pytest.mark.learning
 def test_the_ppo_cell_also_does_continuous_actions(tmp_path):
-    source, task = COPY_ME["03_ppo.ipynb"], '"CartPole-v1", 16, 80_000, 0'
+    source, task = COPY_ME["03_ppo.ipynb"], '"CartPole-v1", 16, 100_000, 0'
     assert task in source
     swung = run_alone(source.replace(task, '"Pendulum-v1", 16, 150_000, 0'), tmp_path)
     assert swung >= -250
