@@ -3,9 +3,9 @@
     python tests/golden.py            print what the trainings end in, as JSON
     python tests/golden.py --renew    write it to tests/golden.json
 
-A change that moves them on purpose renews them in a commit of its own that says why. To the last bit
-means: on a machine and with versions of which the file has a record. Sums of floats depend on both, so
-elsewhere the same trainings are compared by `summary`, within a tolerance.
+A change that moves them on purpose renews them in a commit of its own that says why. "To the last
+bit" holds on machines and versions of which the file has a record. Sums of floats depend on both,
+so elsewhere the same trainings are compared by their `summary`, within a tolerance.
 """
 
 import hashlib
@@ -125,13 +125,10 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["--renew"]:
         new = run()
         known = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
-        hashes = {name: each.pop("sha256") for name, each in new["results"].items()}
-        moved = known.get("summary") != {name: e["summary"] for name, e in new["results"].items()}
-        machines = (
-            {} if moved else known.get("machines", {})
-        )  # else those of other machines are old
-        machines[new["machine"]] = hashes
         summary = {name: each["summary"] for name, each in new["results"].items()}
+        # Once the trainings have moved, what other machines had is of no more use.
+        machines = known["machines"] if known.get("summary") == summary else {}
+        machines[new["machine"]] = {name: each["sha256"] for name, each in new["results"].items()}
         text = json.dumps({"machines": machines, "summary": summary}, indent=1)
         FILE.write_text(text + "\n", encoding="utf-8")
     else:
