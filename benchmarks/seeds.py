@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 import metis_nb
 from metis_nb import A2C, DDPG, DDQN, DQN, PPO, SAC, TD3, VPG, agents, envs, evaluate
-from metis_nb.spaces import Environment, single_spaces
+from metis_nb.envs.spaces import Environment, single_spaces
 
 TRAINERS = {kind.__name__: kind for kind in (VPG, A2C, PPO, DQN, DDQN, DDPG, TD3, SAC)}
 # algorithm: {task: (return that counts as solved, environment steps)}

@@ -26,7 +26,7 @@ from tqdm import tqdm
 import metis_nb
 from metis_nb import TD3, agents, envs, evaluate, exact
 from metis_nb.agents import action_value
-from metis_nb.replay import Batch
+from metis_nb.learning.replay import Batch
 
 OUT = Path(metis_nb.__file__).parent / "data" / "td3_ablation.json"
 STEPS, EVERY = 15_000, 1_500
@@ -63,7 +63,7 @@ def run(twins: bool, delay: bool, smoothing: bool, seed: int) -> dict:
         obs = trainer.memory.sample(2_000, generator=chance).obs
         with torch.no_grad():
             said = critics[0](obs, actor(obs))
-        bias = said.numpy() - world.of(actor).v_at(obs)
+        bias = said.numpy() - world.policy_values(actor).v_at(obs)
         rows.append(
             {
                 "steps": trainer.run.steps,

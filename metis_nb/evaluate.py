@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from metis_nb import agents, envs
-from metis_nb.spaces import ActionUnits, single_spaces
+from metis_nb.envs.spaces import ActionUnits, single_spaces
 
 
 def evaluate(
@@ -53,7 +53,7 @@ def evaluate(
     modes = [(module, module.training) for module in network.modules()]
     network.eval()  # no dropout; as it was, afterwards
     generator = torch.Generator(device).manual_seed(seed)
-    games = [envs.original(env) for _ in range(episodes)]
+    games = [envs.make_single(env) for _ in range(episodes)]
     units = ActionUnits(single_spaces(games[0])[1]).to(device)
     # Half a stride away from the seeds of every trainer; see envs.TensorView.
     first = seed * envs.SEED_STRIDE + envs.SEED_STRIDE // 2

@@ -30,6 +30,7 @@ STEPS = 1_500
 ON_POLICY = {"VPG": {"batch_steps": 300}, "A2C": {"rollout_steps": 100}}
 ON_POLICY |= {"PPO": {"rollout_steps": 500, "epochs": 3, "minibatch_size": 128}}
 REPLAY = {"learning_starts": 200, "updates_per_step": 0.05, "collect_steps": 20, "batch_size": 32}
+VALUES = {"decay_steps": 500, "epsilon_steps": 1_000, "target_interval": 300}
 
 
 def trainings() -> dict[str, list]:
@@ -61,7 +62,8 @@ def trainings() -> dict[str, list]:
                     option = {"TD3": {"deterministic": True}, "SAC": {"squashed": not discrete}}
                     critic = agents.q_network if discrete else agents.q_critic
                     networks = [agents.actor(env, **option[name]), [critic(env), critic(env)]]
-                trainer = getattr(metis_nb, name)(env, seed=2, **ON_POLICY.get(name, REPLAY))
+                settings = ON_POLICY.get(name, REPLAY) | (VALUES if name in ("DQN", "DDQN") else {})
+                trainer = getattr(metis_nb, name)(env, seed=2, **settings)
                 trainer.train(*networks, steps=STEPS, progress=False)
                 trained[f"{name}, {task}, {count}"] = [trainer, networks]
     return trained

@@ -99,7 +99,7 @@ def test_small_advantages_push_little_where_returns_are_large():
         env = Scripted()
         trainer = A2C(env, rollout_steps=60, seed=0, max_grad_norm=1e9, entropy_coefficient=0.0)
         actor, critic = agents.actor(env), agents.critic(env)
-        agents.observe(critic, returns=100 * torch.randn(10_000))
+        agents.update_statistics(critic, returns=100 * torch.randn(10_000))
         rollout = trainer.collect(actor)
         advantage = size * torch.randn(60, 1)
         trainer.update(actor, critic, rollout, advantage, 100 * torch.randn(60, 1))

@@ -13,7 +13,7 @@ from torch import nn
 
 from metis_nb import DDQN, DQN, agents, evaluate, play
 from metis_nb.agents import RunningStatistics
-from metis_nb.spaces import ActionUnits
+from metis_nb.envs.spaces import ActionUnits
 
 
 class Spaces(gym.Env):
@@ -160,7 +160,7 @@ def test_constant_observations_do_not_blow_up():
 def test_statistics_travel_with_the_state_dict():
     env = Spaces(OBS, Discrete(2))
     one, two = agents.critic(env), agents.critic(env)
-    agents.observe(one, torch.randn(10, 3) + 5, returns=torch.randn(10) * 100)
+    agents.update_statistics(one, torch.randn(10, 3) + 5, returns=torch.randn(10) * 100)
     two.load_state_dict(one.state_dict())
     obs = torch.randn(4, 3)
     assert torch.equal(one(obs), two(obs))
@@ -185,7 +185,7 @@ def test_shapes_of_a_q_network(parallel, dueling):
 def test_no_action_is_the_favourite_of_chance(dueling):
     """Against the values that rewards of 1 will lead to."""
     q_network = agents.q_network(Spaces(OBS, Discrete(4)), dueling=dueling)
-    agents.observe(q_network, rewards=torch.ones(10))
+    agents.update_statistics(q_network, rewards=torch.ones(10))
     values = q_network(torch.randn(100, 3)).detach()
     assert (values.max(1).values - values.min(1).values).max() < 1
 
@@ -194,7 +194,7 @@ def test_a_dueling_network_is_a_value_and_advantages_that_add_up_to_nothing():
     q_network = agents.q_network(Spaces(OBS, Discrete(3)), dueling=True)
     nn.init.normal_(q_network.head.weight)
     nn.init.normal_(q_network.value_head.weight)
-    agents.observe(q_network, rewards=torch.tensor([3.0, 4.0]))
+    agents.update_statistics(q_network, rewards=torch.tensor([3.0, 4.0]))
     obs = torch.randn(20, 3)
     with torch.no_grad():
         values = q_network(obs)
@@ -214,26 +214,26 @@ def test_a_dueling_network_is_a_value_and_advantages_that_add_up_to_nothing():
 def test_the_scale_is_that_of_so_many_usual_rewards(rewards):
     """The root of their mean square, so that rewards of the same size have one too."""
     q_network = agents.q_network(Spaces(OBS, Discrete(2)))
-    agents.observe(q_network, rewards=torch.tensor(rewards))
+    agents.update_statistics(q_network, rewards=torch.tensor(rewards))
     size = np.sqrt(np.mean(np.square(np.float64(rewards))))
-    expected = agents.HORIZON * max(size, 1e-4)
-    assert float(agents.reward_scale(q_network)) == pytest.approx(expected, rel=1e-2, abs=0.02)
-    assert agents.reward_scale(nn.DataParallel(q_network)) == q_network.scale
+    expected = agents.VALUE_UNIT * max(size, 1e-4)
+    assert float(agents.value_scale(q_network)) == pytest.approx(expected, rel=1e-2, abs=0.02)
+    assert agents.value_scale(nn.DataParallel(q_network)) == q_network.scale
 
 
 def test_values_are_in_the_environments_units():
     q_network = agents.q_network(Spaces(OBS, Discrete(2)))
     obs = torch.randn(5, 3)
     with torch.no_grad():
-        agents.observe(q_network, rewards=torch.full((9,), -1.0))
+        agents.update_statistics(q_network, rewards=torch.full((9,), -1.0))
         values = q_network(obs)
         q_network.reward_statistics.mean.mul_(-300.0)
         assert torch.allclose(q_network(obs), 300 * values, rtol=1e-4)
 
 
 def test_a_plain_network_has_the_scale_1():
-    assert agents.reward_scale(nn.Linear(3, 2)) == 1.0
-    agents.observe(nn.Linear(3, 2), torch.randn(5, 3), rewards=torch.randn(5))
+    assert agents.value_scale(nn.Linear(3, 2)) == 1.0
+    agents.update_statistics(nn.Linear(3, 2), torch.randn(5, 3), rewards=torch.randn(5))
 
 
 @every_head
@@ -517,12 +517,12 @@ def test_a_standard_deviation_stays_within_reason():
 def test_what_was_made_with_an_option_is_made_again_with_it(option):
     env = Spaces(OBS, WIDE)
     actor = agents.actor(env, hidden_sizes=(8, 5), activation=nn.ReLU, **{option: True})
-    again = agents.make(actor.recipe, env)
+    again = agents.make(actor.config, env)
     assert type(again) is type(actor) is BOUNDED[option]
     again.load_state_dict(actor.state_dict())
     assert torch.equal(again.act(torch.ones(2, 3)), actor.act(torch.ones(2, 3)))
     own = agents.actor(env, body=nn.Linear(3, 4), **{option: True})
-    assert own.recipe is None
+    assert own.config is None
     other = Spaces(OBS, Box(-1, 1, (3,)))
     with pytest.raises(ValueError, match=rf"agents.actor\(env, {option}=True\)"):
         agents.check_fits("actor", own, other)
@@ -569,13 +569,13 @@ def test_a_critic_sees_the_observation_as_it_is_standardised_and_the_action_as_i
     critic = agents.q_critic(env, body=Sum())
     nn.init.ones_(critic.head.weight)
     obs = torch.randn(50, 2, 2) * 3 + 7
-    agents.observe(critic, obs, rewards=torch.tensor([3.0, -4.0]))
+    agents.update_statistics(critic, obs, rewards=torch.tensor([3.0, -4.0]))
     action = torch.rand(50, 3) * 2 - 1
     standard = (obs - obs.mean(0)) / obs.std(0, correction=0)
-    scale = agents.HORIZON * 12.5**0.5  # the root of the mean of 9 and 16
+    scale = agents.VALUE_UNIT * 12.5**0.5  # the root of the mean of 9 and 16
     expected = scale * (standard.flatten(1).sum(1) + action.sum(1))
     assert torch.allclose(critic(obs, action), expected, rtol=1e-3, atol=1e-2)
-    assert float(agents.reward_scale(nn.DataParallel(critic))) == pytest.approx(scale)
+    assert float(agents.value_scale(nn.DataParallel(critic))) == pytest.approx(scale)
 
 
 def test_a_critic_has_a_slope_in_the_action():
@@ -635,7 +635,7 @@ def test_a_target_moves_by_tau_of_the_way(tau, parallel):
     target, network = agents.q_critic(env), shaken(agents.q_critic(env))
     before = {name: values.clone() for name, values in target.state_dict().items()}
     same = dict(target.named_parameters())
-    agents.blend(target, nn.DataParallel(network) if parallel else network, tau)
+    agents.polyak_update(target, nn.DataParallel(network) if parallel else network, tau)
     names = dict(target.named_parameters())
     for name, values in target.state_dict().items():
         new = network.state_dict()[name]
@@ -651,7 +651,7 @@ def test_a_target_moves_by_tau_of_the_way(tau, parallel):
 
 # --- networks of the wrong kind ---------------------------------------------------------------
 
-KINDS = (agents.QCritic, "agents.q_critic(env)")
+KIND = agents.QCritic
 
 
 @pytest.mark.parametrize(
@@ -663,22 +663,22 @@ def test_a_network_of_another_kind_is_named(wrong):
     name = type(network).__name__
     match = rf"critic is a {name}; expected a torch.nn.Module, such as agents.q_critic\(env\)\."
     with pytest.raises(TypeError, match=match):
-        agents.check_kind("critic", network, *KINDS)
+        agents.check_kind("critic", network, KIND)
     if isinstance(network, nn.Module):
         with pytest.raises(TypeError, match=match):
-            agents.check_kind("critic", nn.DataParallel(network), *KINDS)
+            agents.check_kind("critic", nn.DataParallel(network), KIND)
 
 
 def test_a_network_of_ones_own_is_taken_as_it_comes():
-    agents.check_kind("critic", nn.Linear(3, 1), *KINDS)
-    agents.check_kind("critic", agents.q_critic(Spaces(OBS, WIDE)), *KINDS)
-    agents.check_kind("critic", nn.DataParallel(agents.q_critic(Spaces(OBS, WIDE))), *KINDS)
+    agents.check_kind("critic", nn.Linear(3, 1), KIND)
+    agents.check_kind("critic", agents.q_critic(Spaces(OBS, WIDE)), KIND)
+    agents.check_kind("critic", nn.DataParallel(agents.q_critic(Spaces(OBS, WIDE))), KIND)
 
 
 def test_two_critics_are_two():
     one, two, other = (agents.q_critic(Spaces(OBS, WIDE)) for _ in range(3))
     for critics in ((one, two), [one, two], nn.ModuleList([one, two])):
-        assert agents.two_critics(critics, *KINDS) == (one, two)
+        assert agents.two_critics(critics, KIND) == (one, two)
     twice = r"agents.q_critic\(env\), agents.q_critic\(env\)\."
     value = agents.critic(Spaces(OBS, WIDE))
     shared = nn.Linear(6, 4)
@@ -696,7 +696,7 @@ def test_two_critics_are_two():
         (twins, ValueError, "critics share parameters"),
     ]:
         with pytest.raises(error, match=match):
-            agents.two_critics(critics, *KINDS)
+            agents.two_critics(critics, KIND)
 
 
 # --- networks of your own ---------------------------------------------------------------------
@@ -707,7 +707,7 @@ def test_a_body_of_your_own():
     body = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Flatten())
     actor = agents.actor(Spaces(image, Discrete(2)), body=body)
     assert agents.policy(actor, torch.rand(5, 3, 16, 16)).probs.shape == (5, 2)
-    assert actor.recipe is None
+    assert actor.config is None
 
 
 def test_a_body_that_does_not_fit_is_named():
@@ -760,19 +760,19 @@ def test_an_activation_of_your_own_is_no_recipe():
         def forward(self, x):
             return x.sin()
 
-    assert agents.actor(Spaces(OBS, Discrete(2)), activation=Mine).recipe is None
+    assert agents.actor(Spaces(OBS, Discrete(2)), activation=Mine).config is None
 
 
 def test_networks_without_statistics_are_left_alone():
     plain = nn.Linear(3, 1)
-    agents.observe(plain, torch.randn(5, 3), returns=torch.randn(5))
+    agents.update_statistics(plain, torch.randn(5, 3), returns=torch.randn(5))
     assert agents.return_scale(plain) == 1.0
 
 
 def test_a_recipe_makes_the_same_network():
     env = Spaces(OBS, WIDE)
     actor = agents.actor(env, hidden_sizes=(8, 5), activation=nn.ReLU)
-    again = agents.make(actor.recipe, env)
+    again = agents.make(actor.config, env)
     again.load_state_dict(actor.state_dict())
     assert torch.equal(again.act(torch.ones(2, 3)), actor.act(torch.ones(2, 3)))
     assert isinstance(again.body[1], nn.ReLU)

@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import nn
 
 from metis_nb import DDPG, SAC, TD3, ReplayBuffer, agents, envs
-from metis_nb.replay import Batch
+from metis_nb.learning import Batch, gradient_step
 from tests.scripted import EPISODES, Scripted, TorchVector, in_every_mode
 from tests.test_replay import Spaces
 from tests.test_trainers import flat, lever, networks_for, same
@@ -267,7 +267,7 @@ def test_the_actor_climbs_what_the_critic_says(Trainer):
         env = Spaces((1,), Box(-1, 1, (1,)))
         actor = networks_for(Trainer, env)[0]
         critics = critics_of(Trainer, *(Plane(0, 0, slope) for _ in range(2)))
-        alpha = dict(alpha=1e-3) if Trainer is SAC else {}
+        alpha = dict(initial_alpha=1e-3) if Trainer is SAC else {}
         trainer = Trainer(env, learning_rate=0.01, **alpha)
         batch = batch_of([0.5] * 64, [0] * 64, [0] * 64, [0.5] * 64)
         before = actor.act(batch.obs)[0]
@@ -283,7 +283,7 @@ def gradients(trainer, name, loss):
     for parameter in (p for network in networks.values() for p in network.parameters()):
         parameter.grad = None
     before = {n: copy.deepcopy(network) for n, network in networks.items()}
-    trainer.step(name, loss)
+    gradient_step(trainer.run, f"{name}_adam", loss, trainer.max_grad_norm)
     has = {n for n, net in networks.items() if any(p.grad is not None for p in net.parameters())}
     return has, {n for n, network in networks.items() if not same(network, before[n])}
 
@@ -378,7 +378,7 @@ def test_the_critics_gradient_by_hand(Trainer):
 class Told(ReplayBuffer):
     """A memory that writes down what it is told."""
 
-    def learned(self, index, error):
+    def update_priorities(self, index, error):
         self.told = index, error
 
 
@@ -593,7 +593,7 @@ def test_targets_follow_by_tau_with_each_update(tau, Trainer):
     trainer = Trainer(env, tau=tau, learning_rate=0.01)
     trainer.prepare(actor, critics)
     for network in (actor, *flat([critics])):
-        agents.observe(network, torch.randn(50, 1) + 3, rewards=torch.randn(50))
+        agents.update_statistics(network, torch.randn(50, 1) + 3, rewards=torch.randn(50))
     before = copy.deepcopy(targets_of(trainer))
     batch = batch_of([1, 3], [0.5, -0.5], [1, 5], [0, 2])
     trainer.update(actor, critics, batch)
@@ -731,7 +731,7 @@ def test_scaling_all_rewards_scales_the_values_and_nothing_else(Trainer):
         torch.manual_seed(0)
         env = gym.wrappers.TransformReward(gym.make("Pendulum-v1"), lambda r, s=scale: r * s)
         actor, critics = networks_for(Trainer, env)
-        alpha = dict(alpha=scale) if Trainer is SAC else {}
+        alpha = dict(initial_alpha=scale) if Trainer is SAC else {}
         settings = dict(learning_starts=64, updates_per_step=0.1, batch_size=32, collect_steps=64)
         trainer = Trainer(env, seed=0, **settings, **alpha)
         history = trainer.train(actor, critics, steps=256)
@@ -763,11 +763,11 @@ def test_healthy_values_are_sums_of_rewards(rewards, band, Trainer):
             return obs, rewards[self.count % len(rewards)], *ends
 
     trainer = Trainer(lever(Given()), gamma=0.9, collect_steps=60)
-    assert trainer.healthy == {}
+    assert trainer.healthy_ranges == {}
     trainer.train(*networks_for(Trainer, trainer.env), steps=60)
-    assert trainer.healthy["q_value"] == pytest.approx(band)
+    assert trainer.healthy_ranges["q_value"] == pytest.approx(band)
     trainer.gamma = 1.0
-    assert all(map(math.isfinite, trainer.healthy["q_value"]))
+    assert all(map(math.isfinite, trainer.healthy_ranges["q_value"]))
 
 
 # --- networks of one's own ----------------------------------------------------------------------

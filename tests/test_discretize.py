@@ -12,7 +12,8 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import nn
 
-from metis_nb import PPO, agents, envs, evaluate, frontend, play
+from metis_nb import PPO, agents, envs, evaluate, play
+from metis_nb.notebook import frontend
 from tests.scripted import Scripted, TorchVector
 
 TORQUES = [-2.0, -1.0, 0.0, 1.0, 2.0]  # of Pendulum-v1, for bins=5
@@ -159,7 +160,7 @@ def test_wrapped_inside_or_outside_of_a_vector_is_the_same():
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED])
-def test_a_vector_that_speaks_torch_gets_tensors(mode):
+def test_a_vector_that_returns_tensors_gets_tensors(mode):
     inner = TorchBox(mode=mode)
     view = envs.TensorView(envs.DiscretizeAction(inner, bins=(3, 2)))
     assert view.reset().data_ptr() == inner.handed_out.data_ptr()
@@ -175,11 +176,11 @@ def test_a_vector_that_speaks_torch_gets_tensors(mode):
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_original_is_the_discretised_original(which):
-    made = envs.original(both()[which])
+    made = envs.make_single(both()[which])
     assert isinstance(made, envs.DiscretizeAction)
     assert made.action_table[:, 0].tolist() == TORQUES
     assert made.spec.max_episode_steps == 200
-    assert envs.original(made).action_space == Discrete(5)
+    assert envs.make_single(made).action_space == Discrete(5)
 
 
 def test_original_of_one_wrapped_inside_a_vector_or_below_another_wrapper():
@@ -189,7 +190,7 @@ def test_original_of_one_wrapped_inside_a_vector_or_below_another_wrapper():
     inside = envs.make("Pendulum-v1", num_envs=2, wrappers=[wrap])
     single = gym.wrappers.TimeAwareObservation(both()[0])
     for env in (made_by_hand, below, inside, single):
-        assert envs.original(env).action_space == Discrete(5)
+        assert envs.make_single(env).action_space == Discrete(5)
 
 
 def test_original_still_refuses_other_wrappers_of_whole_batches():
@@ -198,14 +199,14 @@ def test_original_still_refuses_other_wrappers_of_whole_batches():
     )
     for env in (halved, envs.DiscretizeAction(halved)):
         with pytest.raises(ValueError, match="TransformAction changes a whole batch"):
-            envs.original(env)
+            envs.make_single(env)
 
 
 def test_an_environment_without_a_spec_is_copied():
     single = envs.DiscretizeAction(Recorder(), bins=(3, 2))
     vector = envs.DiscretizeAction(SyncVectorEnv([Recorder] * 2), bins=(3, 2))
     for env in (single, vector):
-        made = envs.original(env)
+        made = envs.make_single(env)
         assert made.action_space == Discrete(6)
         made.reset()
         made.step(2)

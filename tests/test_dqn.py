@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from metis_nb import DDQN, DQN, PrioritizedReplay, ReplayBuffer, agents, envs
-from metis_nb.replay import Batch
+from metis_nb.learning.replay import Batch
 from tests.scripted import EPISODES, Scripted, TorchVector, in_every_mode
 from tests.test_replay import Spaces
 from tests.test_trainers import NEXT, REWARD, same
@@ -221,7 +221,7 @@ def test_long_gradients_are_shortened(Trainer):
 class Told(ReplayBuffer):
     """A memory that writes down what it is told."""
 
-    def learned(self, index, error):
+    def update_priorities(self, index, error):
         self.told = index, error
 
 
@@ -255,7 +255,7 @@ def test_exploration_falls_in_a_line(Trainer):
     q_network = agents.q_network(trainer.env)
     expected = {0: 1.0, 250: 0.8, 500: 0.6, 1000: 0.2, 1001: 0.2, 10**6: 0.2}
     for steps, share in expected.items():
-        assert at(trainer, q_network, steps).exploration == pytest.approx(share)
+        assert at(trainer, q_network, steps).current_epsilon == pytest.approx(share)
 
 
 class Taken(Scripted):
@@ -385,7 +385,7 @@ def test_rows_before_the_first_update_say_what_is_known(Trainer):
         Scripted(), collect_steps=50, learning_starts=60, epsilon=0.1, epsilon_steps=100
     )
     history = trainer.train(agents.q_network(trainer.env), steps=150)
-    assert history["exploration"].tolist() == pytest.approx([0.55, 0.1, 0.1])
+    assert history["epsilon"].tolist() == pytest.approx([0.55, 0.1, 0.1])
     for name in ("q_value", "td_error", "loss"):
         assert np.isfinite(history[name]).tolist() == [False, True, True]
 
@@ -445,11 +445,11 @@ def test_healthy_values_are_sums_of_rewards(rewards, band, Trainer):
             return obs, rewards[self.count % len(rewards)], *ends
 
     trainer = Trainer(Given(), gamma=0.9, collect_steps=60)
-    assert trainer.healthy == {}
+    assert trainer.healthy_ranges == {}
     trainer.train(agents.q_network(trainer.env), steps=60)
-    assert trainer.healthy["q_value"] == pytest.approx(band)
+    assert trainer.healthy_ranges["q_value"] == pytest.approx(band)
     trainer.gamma = 1.0
-    assert all(map(math.isfinite, trainer.healthy["q_value"]))
+    assert all(map(math.isfinite, trainer.healthy_ranges["q_value"]))
 
 
 # --- networks and memories of one's own ---------------------------------------------------------
@@ -494,8 +494,8 @@ def test_the_weights_of_a_memory_enter_the_loss(Trainer):
     """Weights of 0 leave nothing to learn."""
 
     class Weightless(ReplayBuffer):
-        def draw(self, batch_size, generator):
-            index, weight = super().draw(batch_size, generator)
+        def sample_indices(self, batch_size, generator):
+            index, weight = super().sample_indices(batch_size, generator)
             return index, 0 * weight
 
     env = gym.make("CartPole-v1")

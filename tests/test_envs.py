@@ -317,28 +317,28 @@ def test_restoring_keeps_no_tie_to_the_state():
 
 
 def test_original_keeps_arguments_and_wrappers():
-    made = envs.original(envs.make("Pendulum-v1", num_envs=4, g=5.0))
+    made = envs.make_single(envs.make("Pendulum-v1", num_envs=4, g=5.0))
     assert made.unwrapped.g == 5.0
     wrapped = gym.wrappers.TimeAwareObservation(gym.make("CartPole-v1", max_episode_steps=30))
-    assert envs.original(wrapped).observation_space == wrapped.observation_space
-    assert envs.original(wrapped).spec.max_episode_steps == 30
+    assert envs.make_single(wrapped).observation_space == wrapped.observation_space
+    assert envs.make_single(wrapped).spec.max_episode_steps == 30
 
 
 def test_original_of_an_unregistered_environment_is_a_copy():
     env = gym.wrappers.TimeLimit(Scripted(), 3)
     env.reset()
     env.step(0)
-    made = envs.original(env)
+    made = envs.make_single(env)
     assert made.unwrapped is not env.unwrapped
     made.reset()
     assert env.unwrapped.count == 1  # left alone
-    assert isinstance(envs.original(SyncVectorEnv([Scripted] * 2)), Scripted)
+    assert isinstance(envs.make_single(SyncVectorEnv([Scripted] * 2)), Scripted)
 
 
 def test_an_environment_need_not_know_render_mode():
     gym.register("test/Scripted-v0", entry_point=Scripted)
     try:
-        assert isinstance(envs.original("test/Scripted-v0").unwrapped, Scripted)
+        assert isinstance(envs.make_single("test/Scripted-v0").unwrapped, Scripted)
     finally:
         del gym.registry["test/Scripted-v0"]
 
@@ -353,4 +353,4 @@ def test_an_environment_need_not_know_render_mode():
 )
 def test_original_names_what_it_cannot_make(env, error, match):
     with pytest.raises(error, match=match):
-        envs.original(env)
+        envs.make_single(env)

@@ -55,7 +55,7 @@ def test_a_training_stays_on_the_gpu(kind, Trainer):
     trainer.train(*networks, steps=300)
     assert not close(networks, before)
     assert all(where(network) == {DEVICE.type} for network in flat(networks))
-    assert all(np.isfinite(trainer.history[-1][name]) for name in trainer.healthy)
+    assert all(np.isfinite(trainer.history[-1][name]) for name in trainer.healthy_ranges)
     if Trainer in WITH_A_MEMORY:
         assert trainer.run.state["memory"].device.type == DEVICE.type
 

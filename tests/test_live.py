@@ -5,9 +5,11 @@ import io
 import math
 import re
 import signal
+import types
 import xml.etree.ElementTree as ElementTree
 
 import gymnasium as gym
+import IPython
 import nbformat
 import numpy as np
 import pytest
@@ -16,8 +18,9 @@ from nbclient import NotebookClient
 from PIL import Image
 
 import metis_nb
-from metis_nb import PPO, agents, callbacks, envs, frontend, live
-from metis_nb.training import History
+from metis_nb import PPO, agents, callbacks, envs
+from metis_nb.learning import History
+from metis_nb.notebook import frontend, live, training_view
 
 
 def small(env=None, **kwargs):
@@ -69,16 +72,17 @@ def page(monkeypatch):
     """As in a notebook that somebody looks at."""
     page = Page()
     monkeypatch.delenv("METIS_NB_STATIC", raising=False)
-    monkeypatch.setattr(live, "in_notebook", lambda: True)
+    kernel = types.SimpleNamespace(kernel=object())
+    monkeypatch.setattr(IPython, "get_ipython", lambda: kernel)
     monkeypatch.setattr(frontend, "is_live", lambda: not frontend.is_static())
-    monkeypatch.setattr(callbacks, "display", page.display)
+    monkeypatch.setattr(training_view, "display", page.display)
     return page
 
 
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(callbacks, "time", clock)
+    monkeypatch.setattr(training_view, "time", clock)
     return clock
 
 
@@ -115,7 +119,7 @@ def test_without_progress_nothing_is_shown(page, capsys):
 
 
 def test_outside_a_notebook_nothing_is_displayed(monkeypatch):
-    monkeypatch.setattr(callbacks, "display", lambda *_, **__: pytest.fail("displayed"))
+    monkeypatch.setattr(training_view, "display", lambda *_, **__: pytest.fail("displayed"))
     trainer, actor, critic = small()
     trainer.train(actor, critic, steps=128, callbacks=callbacks.live_plot())
 
@@ -218,7 +222,7 @@ class Learner:
         history.episodes.extend((50 * (i + 1), r, 50) for i, r in enumerate(returns))
         env = gym.make("CartPole-v1")
         self.run = PPO(env).run
-        self.run.history, self.history, self.healthy = history, history, healthy
+        self.run.history, self.history, self.healthy_ranges = history, history, healthy
         self.run.goal = goal
 
     def picture(self, solved=475.0):
@@ -334,8 +338,11 @@ def test_every_picture_has_the_same_structure():
             panel.set("class", "")
         return structure(root)
 
-    healthy = {"kl": (0.0, 0.03)}
-    empty, full = Learner([], [], healthy), Learner([9.0] * 99, rows([0.01] * 30), healthy)
+    healthy_ranges = {"kl": (0.0, 0.03)}
+    empty, full = (
+        Learner([], [], healthy_ranges),
+        Learner([9.0] * 99, rows([0.01] * 30), healthy_ranges),
+    )
     assert frame(empty) == frame(full)
 
 

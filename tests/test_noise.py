@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from metis_nb.noise import Noise
+from metis_nb.learning.noise import Noise
 
 CORRELATIONS = [0.0, 0.5, 0.85, 0.99]
 

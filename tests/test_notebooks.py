@@ -49,7 +49,7 @@ def test_badge_and_installation_name_this_repository(path):
     badge = f"https://colab.research.google.com/github/{owner_and_name}/blob/main/notebooks/"
     assert f"({badge}{path.name})" in notebook.cells[0].source
     setup = next(cell.source for cell in notebook.cells if cell.cell_type == "code")
-    assert f'%pip install -q "metis_nb @ git+{repository}"' in setup
+    assert f'%pip install -q "metis_nb[notebook] @ git+{repository}"' in setup
 
 
 @pytest.mark.parametrize("path", [*NOTEBOOKS, *ROOT.glob("*.md")], ids=lambda path: path.name)

@@ -33,8 +33,13 @@ CONDA_NAMES = {
 
 
 def requirements(*extras: str) -> list[Requirement]:
+    """Those of the package and of these extras, and of the extras that these bring."""
     lines = [*PROJECT["dependencies"], *(line for extra in extras for line in EXTRAS[extra])]
-    return [r for r in map(Requirement, lines) if r.name != PROJECT["name"]]
+    found = [*map(Requirement, lines)]
+    brought = {extra for r in found if r.name == PROJECT["name"] for extra in r.extras}
+    if brought - {*extras}:
+        return requirements(*extras, *sorted(brought - {*extras}))
+    return [r for r in dict.fromkeys(found) if r.name != PROJECT["name"]]
 
 
 def constraints() -> dict[str, Requirement]:
@@ -109,9 +114,16 @@ def test_beside_colabs_versions_all_others_are_the_usual_ones():
     assert rest == set(constraints()) - set(COLAB) | {"torch"}
 
 
-def test_jupyterlab_is_not_forced_on_those_who_only_import_the_package():
+def test_a_server_needs_no_more_than_training_does():
     names = {canonicalize_name(requirement.name) for requirement in requirements()}
-    assert names.isdisjoint({"jupyterlab", "notebook", "ipykernel", "pytest", "ray"})
+    assert names == {"torch", "gymnasium", "numpy", "safetensors", "tqdm", "psutil"}
+    assert not any(requirement.extras for requirement in requirements())
+
+
+def test_what_runs_notebooks_brings_what_pages_need():
+    pages = {*map(str, requirements("notebook"))}
+    assert pages <= {*map(str, requirements("lab"))}
+    assert pages <= {*map(str, requirements("test"))}
 
 
 def test_conda_environment_lists_what_pyproject_lists():

@@ -13,8 +13,8 @@ import pytest
 import torch
 from nbclient import NotebookClient
 
-from metis_nb import frontend, panels
-from metis_nb.panels import panel, predict
+from metis_nb.notebook import frontend, panels
+from metis_nb.notebook.panels import panel, predict
 
 
 def line(figure, slope=0.5, sign=1):
@@ -357,7 +357,7 @@ def outputs_of(source, static):
 
 SOURCE = """
 import ipywidgets
-from metis_nb.panels import panel, predict
+from metis_nb.notebook.panels import panel, predict
 
 def line(figure, slope=0.5):
     figure.subplots().plot([0, slope])

@@ -21,12 +21,13 @@ from PIL import Image
 from torch import nn
 
 import metis_nb
-from metis_nb import agents, frontend
-from metis_nb import episode as episode_module
-from metis_nb.episode import Episode
-from metis_nb.player import PlayError, play
+from metis_nb import agents
+from metis_nb.notebook import episode as episode_module
+from metis_nb.notebook import frontend
+from metis_nb.notebook.episode import Episode
+from metis_nb.notebook.player import PlayError, play
 
-player_module = sys.modules["metis_nb.player"]
+player_module = sys.modules["metis_nb.notebook.player"]
 
 
 class Dots(gym.Env):
@@ -786,9 +787,25 @@ def test_numbers_out_of_range(arguments, match):
         play("CartPole-v1", balance, **arguments)
 
 
-def test_pygame_needs_no_screen():
-    assert os.environ["SDL_VIDEODRIVER"]
-    assert os.environ["SDL_AUDIODRIVER"]
+@pytest.mark.parametrize("given", [{}, {"SDL_AUDIODRIVER": "disk"}])
+def test_pygame_needs_no_screen_and_the_readers_own_windows_stay(monkeypatch, given):
+    seen = []
+
+    class Watched(gym.Wrapper):
+        def render(self):
+            seen.append((os.environ["SDL_VIDEODRIVER"], os.environ["SDL_AUDIODRIVER"]))
+            return super().render()
+
+    for name in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    make = player_module._rendering_copy
+    monkeypatch.setattr(player_module, "_rendering_copy", lambda env: Watched(make(env)))
+    before = dict(os.environ)
+    play("CartPole-v1", lambda obs: 0, max_steps=2)
+    assert seen[0] == ("dummy", given.get("SDL_AUDIODRIVER", "dummy"))
+    assert dict(os.environ) == before
 
 
 @pytest.mark.parametrize("deterministic", [True, False])

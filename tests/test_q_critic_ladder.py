@@ -7,7 +7,7 @@ import torch
 import metis_nb
 from metis_nb import DDPG, SAC, TD3, ReplayBuffer, agents, envs
 from metis_nb.envs import probes
-from metis_nb.spaces import ActionUnits
+from metis_nb.envs.spaces import ActionUnits
 
 pytestmark = pytest.mark.learning
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.learning
 # and so does the chance of SAC's: both are to be small here.
 SETTINGS = dict(gamma=0.9, collect_steps=16, learning_starts=320, batch_size=64, tau=0.2)
 SETTINGS |= dict(updates_per_step=0.4, learning_rate=3e-3, noise_correlation=0.0)
-OWN = {DDPG: {}, TD3: dict(target_noise=0.05), SAC: dict(alpha=0.01, learn_alpha=False)}
+OWN = {DDPG: {}, TD3: dict(target_noise=0.05), SAC: dict(initial_alpha=0.01, learn_alpha=False)}
 
 
 def q_critic_answers(probe, Trainer, seed=0, **settings):
@@ -80,7 +80,7 @@ class WrongWay(DDPG):
 
 
 class NeverMoved(TD3):
-    def move_targets(self, actor, critics, tau):
+    def update_targets(self, actor, critics, tau):
         pass
 
 

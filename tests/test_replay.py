@@ -14,8 +14,9 @@ from gymnasium.spaces import Box, Discrete
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metis_nb import DDQN, DQN, PrioritizedReplay, ReplayBuffer, agents, envs, replay
+from metis_nb import DDQN, DQN, PrioritizedReplay, ReplayBuffer, agents, envs
 from metis_nb.envs import Step, TensorView
+from metis_nb.learning import replay
 from tests.scripted import Scripted, in_every_mode
 
 KINDS = [ReplayBuffer, PrioritizedReplay]
@@ -48,9 +49,9 @@ def fill(memory, count):
 def everything(memory, **settings):
     """A batch of each transition once, in place of one drawn by chance."""
     index = torch.arange(len(memory))
-    memory.draw = lambda size, generator: (index, torch.ones(len(index)))
+    memory.sample_indices = lambda size, generator: (index, torch.ones(len(index)))
     batch = memory.sample(len(memory), **settings)
-    del memory.draw
+    del memory.sample_indices
     return batch
 
 
@@ -242,7 +243,7 @@ def counted(memory, batch_size, times):
 
 def prioritized(errors, **settings):
     memory = fill(PrioritizedReplay(Spaces(), 2 * len(errors), **settings), len(errors))
-    memory.learned(torch.arange(len(errors)), torch.tensor(errors))
+    memory.update_priorities(torch.arange(len(errors)), torch.tensor(errors))
     return memory
 
 
@@ -282,8 +283,8 @@ def test_the_share_of_small_ones_among_a_million_is_not_lost():
     memory = PrioritizedReplay(Spaces((1,)), 200_000, alpha=1.0)
     obs = torch.zeros(200_000, 1)
     memory.add(obs, torch.zeros(200_000, dtype=torch.int64), step_of(obs, obs, 0.0))
-    memory.learned(torch.arange(100_000), torch.full((100_000,), 1e4))
-    memory.learned(torch.arange(100_000, 200_000), torch.full((100_000,), 0.01))
+    memory.update_priorities(torch.arange(100_000), torch.full((100_000,), 1e4))
+    memory.update_priorities(torch.arange(100_000, 200_000), torch.full((100_000,), 0.01))
     # A millionth: their sum is 10^3, that of the others 10^9.
     assert 3 <= counted(memory, 4_000_000, 1)[100_000:].sum() <= 5
 
@@ -319,7 +320,7 @@ def test_uniform_draws_all_weigh_1():
 
 def test_learning_changes_the_priority_of_what_was_drawn():
     memory = prioritized([1.0] * 8, alpha=0.5)
-    memory.learned(torch.tensor([2, 5]), torch.tensor([-9.0, 0.0]))
+    memory.update_priorities(torch.tensor([2, 5]), torch.tensor([-9.0, 0.0]))
     expected = [1.0, 1.0, 3.0, 1.0, 1.0, 1e-3, 1.0, 1.0]  # square roots; 0 is taken for 1e-6
     assert memory["priority"].tolist() == pytest.approx(expected, rel=1e-5)
 
@@ -328,10 +329,10 @@ def test_new_ones_get_the_highest_priority_that_is_held():
     memory = PrioritizedReplay(Spaces(), 3, alpha=1.0)
     fill(memory, 1)
     assert memory["priority"].tolist() == [1.0]
-    memory.learned(torch.tensor([0]), torch.tensor([5.0]))
+    memory.update_priorities(torch.tensor([0]), torch.tensor([5.0]))
     fill(memory, 1)
     assert memory["priority"].tolist() == pytest.approx([5.0, 5.0])
-    memory.learned(torch.tensor([0, 1]), torch.tensor([0.5, 0.25]))
+    memory.update_priorities(torch.tensor([0, 1]), torch.tensor([0.5, 0.25]))
     fill(memory, 1)  # not the 5 that once was
     assert memory["priority"].tolist() == pytest.approx([0.5, 0.25, 0.5], rel=1e-4)
     fill(memory, 1)  # in place of the first
@@ -357,7 +358,7 @@ def test_a_memory_goes_on_where_its_state_was_taken(Memory, before, after, seed)
     memory = Memory(Spaces(), 15)
     for taken in steps_taken[:before]:
         index = memory.add(*taken)
-        memory.learned(index, taken[2].reward[taken[2].valid])
+        memory.update_priorities(index, taken[2].reward[taken[2].valid])
     other = fill(Memory(Spaces(), 15), 9)  # what it held before is gone
     other.load_state_dict(memory.state_dict())
     for taken in steps_taken[before:]:

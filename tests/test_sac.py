@@ -12,7 +12,7 @@ from gymnasium.spaces import Discrete
 from torch import nn
 
 from metis_nb import SAC, agents
-from metis_nb.replay import Batch
+from metis_nb.learning.replay import Batch
 from tests.scripted import EPISODES, Scripted
 from tests.test_agents import by_change_of_variables
 from tests.test_ddpg_td3 import (
@@ -109,7 +109,7 @@ def drawn(count):
 @pytest.mark.parametrize("alpha", [0.25, 2.0])
 def test_the_soft_value_of_discrete_actions_is_the_sum_over_all_of_them(alpha):
     """Of what the lower critic says of each action, not of the lower of two sums."""
-    trainer, actor, critics = of_tables(alpha=alpha)
+    trainer, actor, critics = of_tables(initial_alpha=alpha)
     value, entropy = trainer.soft_value(actor, critics, torch.tensor([[0.0], [1.0]]))
     expected = soft_values(alpha)
     assert value.tolist() == pytest.approx(expected[0], rel=1e-5)
@@ -121,7 +121,7 @@ def test_the_soft_value_of_a_continuous_action_that_was_drawn(mean, std):
     """a = tanh(mean + std noise), the lower of Q1 = 1 + s + 2 a and Q2 = 1 + s - a, less
     alpha log pi(a) with the density worked out in NumPy."""
     planes = [(1.0, 1.0, 2.0), (1.0, 1.0, -1.0)]
-    trainer, actor, critics = of_planes(mean, std, planes, alpha=0.3)
+    trainer, actor, critics = of_planes(mean, std, planes, initial_alpha=0.3)
     value, entropy = trainer.soft_value(actor, critics, torch.full((50, 1), 5.0))
     action = np.tanh(mean + std * drawn(50))
     log_prob = by_change_of_variables(action, np.array(mean), np.array(std))
@@ -133,7 +133,7 @@ def test_the_soft_value_of_a_continuous_action_that_was_drawn(mean, std):
 
 def test_targets_by_hand():
     """r + gamma V(s'), with the entropy, by the target critics and the actor as it is."""
-    trainer, actor, _ = of_tables(alpha=0.5)
+    trainer, actor, _ = of_tables(initial_alpha=0.5)
     targets = trainer.run.state["target_critics"]
     with torch.no_grad():
         targets[0].values += 10.0
@@ -150,7 +150,7 @@ def test_targets_by_hand():
 
 def test_targets_of_continuous_actions_by_hand():
     planes = [(0.0, 0.0, 0.0)] * 2
-    trainer, actor, _ = of_planes(0.2, 0.4, planes, alpha=0.5)
+    trainer, actor, _ = of_planes(0.2, 0.4, planes, initial_alpha=0.5)
     targets = trainer.run.state["target_critics"]
     for target, numbers in zip(targets, [(1.0, 2.0, 3.0), (4.0, 2.0, -3.0)]):
         target.numbers.copy_(torch.tensor(numbers))
@@ -171,7 +171,7 @@ def test_targets_of_real_steps(kind, discrete):
     """`Scripted` says which episode and step it is in. Q is 10 for whatever comes after it, and so
     is what the entropy is worth: nothing, all but, at this temperature."""
     env = KINDS[kind]() if discrete else lever(KINDS[kind]())
-    settings = dict(gamma=0.5, collect_steps=140, batch_size=300, alpha=1e-9)
+    settings = dict(gamma=0.5, collect_steps=140, batch_size=300, initial_alpha=1e-9)
     trainer = SAC(env, **settings)
     if discrete:
         actor, critics = agents.actor(env), [Table([[10.0] * 3] * 2000) for _ in range(2)]
@@ -195,7 +195,7 @@ def test_the_critics_gradient_by_hand():
     target critics say 10 more."""
     memory = Told(THREE, 10)
     trainer, actor, critics = of_tables(
-        learning_rate=0.0, max_grad_norm=1e9, alpha=0.5, replay=memory, learning_starts=1
+        learning_rate=0.0, max_grad_norm=1e9, initial_alpha=0.5, replay=memory, learning_starts=1
     )
     for critic, target_critic in zip(critics, trainer.run.state["target_critics"]):
         critic.scale = torch.tensor(2.0)
@@ -223,7 +223,7 @@ def test_the_critics_gradient_by_hand():
 
 def test_the_actors_gradient_of_discrete_actions_by_finite_differences():
     """Of the sum over all actions, as the logits change."""
-    trainer, actor, critics = of_tables(learning_rate=0.0, max_grad_norm=1e9, alpha=0.7)
+    trainer, actor, critics = of_tables(learning_rate=0.0, max_grad_norm=1e9, initial_alpha=0.7)
     for critic in critics:
         critic.scale = torch.tensor(2.0)
     trainer.update(actor, critics, discrete_batch([0, 1], [0, 0], [0, 0], [0, 0]))
@@ -246,7 +246,7 @@ def test_the_actors_gradient_of_continuous_actions_by_finite_differences(mean, s
     """Through the action that was drawn, in mean and log std: of the lower critic and of the
     entropy, in float64 with the same noise."""
     planes, batch = [(1.0, 1.0, 2.0), (1.5, 1.0, -1.0)], torch.full((40, 1), 0.5)
-    trainer, actor, critics = of_planes(mean, std, planes, alpha=0.7)
+    trainer, actor, critics = of_planes(mean, std, planes, initial_alpha=0.7)
     loss, entropy = trainer.actor_loss(actor, critics, batch)
     assert loss.shape == entropy.shape == (40,)
     assert not entropy.requires_grad
@@ -274,12 +274,12 @@ def test_the_actors_gradient_of_continuous_actions_by_finite_differences(mean, s
 def test_too_little_entropy_raises_the_temperature_and_too_much_lowers_it(more, way, discrete):
     """Adam's first step moves log alpha by the learning rate, and towards it all later ones do."""
     if discrete:
-        trainer, actor, critics = of_tables(alpha=0.5, learning_rate=0.01)
+        trainer, actor, critics = of_tables(initial_alpha=0.5, learning_rate=0.01)
         batch = discrete_batch([0, 1], [0, 0], [0, 0], [0, 0])
         entropy = soft_values(0.5)[1].mean()
     else:
         planes = [(0.0, 0.0, 0.0)] * 2
-        trainer, actor, critics = of_planes(0.0, 0.3, planes, alpha=0.5, learning_rate=0.01)
+        trainer, actor, critics = of_planes(0.0, 0.3, planes, initial_alpha=0.5, learning_rate=0.01)
         batch = batch_of([0] * 5000, [0] * 5000, [0] * 5000, [0] * 5000)
         # About that of a Gaussian, which tanh makes a little smaller.
         entropy = 0.5 * math.log(2 * math.pi * math.e * 0.3**2) - 0.08
@@ -287,10 +287,10 @@ def test_too_little_entropy_raises_the_temperature_and_too_much_lowers_it(more, 
     metrics = trainer.update(actor, critics, batch)
     assert float(metrics["entropy"]) == pytest.approx(entropy, abs=0.05)
     assert float(metrics["alpha"]) == pytest.approx(0.5)  # before the step
-    assert float(trainer.temperature) == pytest.approx(0.5 * math.exp(0.01 * way), rel=1e-3)
+    assert float(trainer.alpha) == pytest.approx(0.5 * math.exp(0.01 * way), rel=1e-3)
     for _ in range(3):
         trainer.update(actor, critics, batch)
-    assert (float(trainer.temperature) - 0.5 * math.exp(0.02 * way)) * way > 0
+    assert (float(trainer.alpha) - 0.5 * math.exp(0.02 * way)) * way > 0
 
 
 def test_the_loss_of_the_temperature_by_hand():
@@ -306,13 +306,13 @@ def test_a_temperature_that_is_not_to_be_learned_stays(discrete):
     env = gym.make("CartPole-v1")
     env = env if discrete else lever(env)
     soon = dict(collect_steps=64, learning_starts=64, updates_per_step=0.1, batch_size=16)
-    trainer = SAC(env, alpha=0.3, learn_alpha=False, seed=0, **soon)
+    trainer = SAC(env, initial_alpha=0.3, learn_alpha=False, seed=0, **soon)
     history = trainer.train(*networks_for(SAC, env), steps=192)
-    assert float(trainer.temperature) == pytest.approx(0.3)
+    assert float(trainer.alpha) == pytest.approx(0.3)
     assert history["alpha"].tolist() == pytest.approx([0.3] * 3)
     trainer.learn_alpha = True
     trainer.train(trainer.actor, trainer.critics, steps=64)
-    assert abs(float(trainer.temperature) - 0.3) > 1e-4
+    assert abs(float(trainer.alpha) - 0.3) > 1e-4
 
 
 @both_forms
@@ -321,7 +321,7 @@ def test_the_temperature_is_adjusted_until_the_policy_has_the_entropy_asked_for(
     that. The highest entropy would be 1.1 for three discrete actions, 0.69 for a continuous one."""
     asked_for = 0.8 if discrete else 0.0
     for alpha in (0.3, 3.0):
-        settings = dict(target_entropy=asked_for, alpha=alpha, learning_rate=0.03)
+        settings = dict(target_entropy=asked_for, initial_alpha=alpha, learning_rate=0.03)
         if discrete:
             trainer, actor, critics = of_tables(**settings)
             for critic in critics:
@@ -346,9 +346,9 @@ def test_the_temperature_is_adjusted_until_the_policy_has_the_entropy_asked_for(
     ],
 )
 def test_an_entropy_that_cannot_be_reached_is_refused(env, highest):
-    assert SAC(env).highest_entropy == pytest.approx(highest)
-    assert SAC(env).entropy_asked_for < highest  # what stands for None
-    assert SAC(env, target_entropy=highest - 0.01).entropy_asked_for == highest - 0.01
+    assert SAC(env).units.max_entropy == pytest.approx(highest)
+    assert SAC(env).resolved_target_entropy < highest  # what stands for None
+    assert SAC(env, target_entropy=highest - 0.01).resolved_target_entropy == highest - 0.01
     for much in (highest, highest + 1.0, math.inf, math.nan):
         with pytest.raises(ValueError, match=rf"target_entropy={much}; .*below {highest:.3f}"):
             SAC(env, target_entropy=much)
@@ -362,8 +362,8 @@ def test_the_highest_entropy_is_that_of_actions_that_are_all_as_likely():
     """Of a uniform density from -1 to 1, log 2: a policy that is nearly so comes near it."""
     trainer, actor, critics = of_planes(0.0, 0.9, [(0.0, 0.0, 0.0)] * 2)
     _, entropy = trainer.soft_value(actor, critics, torch.zeros(50_000, 1))
-    assert trainer.highest_entropy - 0.02 < float(entropy.detach().mean())
-    assert float(entropy.detach().mean()) < trainer.highest_entropy
+    assert trainer.units.max_entropy - 0.02 < float(entropy.detach().mean())
+    assert float(entropy.detach().mean()) < trainer.units.max_entropy
 
 
 # --- collecting ---------------------------------------------------------------------------------
@@ -423,17 +423,17 @@ def test_healthy_numbers(discrete):
 
     env = Given() if discrete else lever(Given())
     asked_for = 0.5 if discrete else -1.0
-    trainer = SAC(env, gamma=0.9, collect_steps=60, alpha=0.5, target_entropy=asked_for)
-    assert trainer.healthy == {}
+    trainer = SAC(env, gamma=0.9, collect_steps=60, initial_alpha=0.5, target_entropy=asked_for)
+    assert trainer.healthy_ranges == {}
     trainer.train(*networks_for(SAC, env), steps=60)
     most, least = math.log(3 if discrete else 2), 0.0 if discrete else -1.0
-    low, high = trainer.healthy["q_value"]
+    low, high = trainer.healthy_ranges["q_value"]
     assert low == pytest.approx(10 * (-2 + 0.5 * least))
     assert high == pytest.approx(10 * (3 + 0.5 * most))
-    low, high = trainer.healthy["entropy"]
+    low, high = trainer.healthy_ranges["entropy"]
     assert low < asked_for < high < most
     trainer.gamma = 1.0
-    assert all(map(math.isfinite, trainer.healthy["q_value"]))
+    assert all(map(math.isfinite, trainer.healthy_ranges["q_value"]))
 
 
 def test_networks_of_another_kind_are_named():
@@ -492,7 +492,7 @@ def test_plain_critics_are_taken_as_they_come(tmp_path):
     loaded = SAC.load(tmp_path / "file", env, *networks())
     assert same(loaded.actor, actor)
     assert same(list(loaded.critics), critics)
-    assert torch.equal(loaded.temperature, trainer.temperature)
+    assert torch.equal(loaded.alpha, trainer.alpha)
     with pytest.raises(TypeError, match=r"Linear without a distribution\(parameters\) method"):
         SAC(env).train(nn.Linear(4, 2), critics, steps=1)
 

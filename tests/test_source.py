@@ -11,8 +11,9 @@ import pytest
 from torch import nn
 
 import metis_nb
-from metis_nb import agents, source
-from metis_nb.source import diff, show
+from metis_nb import agents
+from metis_nb.notebook import source
+from metis_nb.notebook.source import diff, show
 
 
 def double(x):
@@ -61,9 +62,9 @@ def test_functions_and_methods_are_shown_as_written():
     )
     shown = show(agents.GaussianActor.act)
     assert str(shown).startswith("@torch.no_grad()\ndef act(self, obs: Tensor | np.ndarray)")
-    assert shown.captions[0].startswith("metis_nb/agents.py, line ")
+    assert shown.captions[0].startswith("metis_nb/agents/networks.py, line ")
     line = int(shown.captions[0].split()[-1])
-    with open(agents.__file__, encoding="utf-8") as file:
+    with open(agents.networks.__file__, encoding="utf-8") as file:
         assert file.readlines()[line - 1].strip() == "@torch.no_grad()"
 
 
@@ -98,7 +99,7 @@ def test_captions_hold_no_folder_of_the_machine():
     for obj in (agents.actor, agents, metis_nb, show):
         caption = show(obj).captions[0]
         assert caption.startswith("metis_nb/")
-    assert show(agents).captions == ("metis_nb/agents.py",)
+    assert show(agents).captions == ("metis_nb/agents/__init__.py",)
     assert show(metis_nb).captions == ("metis_nb/__init__.py",)
 
 
@@ -111,7 +112,7 @@ def test_docstrings_can_be_left_out_and_comments_stay():
     assert "    def empty(self):\n        ..." in bare
     assert 'def oneliner(self): "words"' in bare
     assert "\nleft margin\n" in bare  # a string is not a docstring
-    assert str(show(agents, docstring=False)).startswith("from __future__")
+    assert str(show(agents.networks, docstring=False)).startswith("from __future__")
     for code in show(agents, source, Shapes, docstring=False).code:
         compile(code, "<bare>", "exec")
 

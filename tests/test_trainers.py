@@ -272,7 +272,7 @@ def played(Trainer, throws):
         next_obs=next_obs,
         terminated=over,
         truncated=torch.zeros_like(over),
-        over=over,
+        done=over,
         time=obs[..., 0].long(),
         valid=valid,
     )
@@ -309,7 +309,7 @@ def test_the_game_is_played_as_often_as_is_probable():
 @pytest.mark.parametrize("gamma", [1.0, 0.8])
 @pytest.mark.parametrize("weight", ["total_return", "reward_to_go"])
 def test_vpg_climbs_the_exact_return(weight, gamma, baseline):
-    trainer = VPG(Scripted(), weight=weight, gamma=gamma, baseline=baseline, normalize=False)
+    trainer = VPG(Scripted(), action_weight=weight, gamma=gamma, baseline=baseline, normalize=False)
     rollout = all_games(VPG)
     factor = discount(trainer, rollout) if weight == "reward_to_go" else 1.0
     climbed = gradient(trainer, rollout, factor=factor)
@@ -550,7 +550,7 @@ def test_every_kind_of_environment_gives_the_same_targets(Trainer):
 def test_the_critic_loss_is_a_share_of_the_variance(Trainer):
     env = Scripted()
     critic, obs, target = agents.critic(env), torch.randn(50, 2), torch.randn(50) * 30 + 100
-    agents.observe(critic, returns=target)
+    agents.update_statistics(critic, returns=target)
     loss = Trainer(env).critic_loss(critic, obs, target)
     by_hand = 0.5 * np.mean((critic(obs).detach().numpy() - target.numpy()) ** 2)
     assert math.isclose(float(loss.detach()), by_hand / target.var(correction=0), rel_tol=1e-4)
@@ -565,7 +565,7 @@ def test_scaling_all_rewards_changes_nothing_but_the_values(Trainer):
         env = gym.wrappers.TransformReward(gym.make("CartPole-v1"), lambda r, s=scale: r * s)
         actor, *critic = networks_for(Trainer, env)
         for net in critic:  # what it says before it has met any return has a scale of its own
-            agents.observe(net, returns=scale * torch.linspace(0, 40, 100))
+            agents.update_statistics(net, returns=scale * torch.linspace(0, 40, 100))
         make(Trainer, env, 256, seed=0).train(actor, *critic, steps=768)
         actors.append(actor)
     for a, b in zip(actors[0].parameters(), actors[1].parameters(), strict=True):
@@ -729,7 +729,7 @@ def test_it_trains_on(kind, parallel, Trainer):
     assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert len(history) >= 2
     assert history[-1]["steps"] >= 400
-    assert set(trainer.healthy) <= set(history[-1])
+    assert set(trainer.healthy_ranges) <= set(history[-1])
 
 
 @every_trainer
@@ -1141,7 +1141,7 @@ BAD = [
     *itertools.product([PPO, A2C], [dict(gae_lambda=-0.1)]),
     *itertools.product([PPO], [dict(epochs=-1), dict(minibatch_size="big"), dict(clip_range=0)]),
     *itertools.product([A2C], [dict(critic_learning_rate=-1.0)]),
-    *itertools.product([VPG], [dict(weight="return"), dict(weight=None)]),
+    *itertools.product([VPG], [dict(action_weight="return"), dict(action_weight=None)]),
     *itertools.product(
         [DQN, DDQN],
         [
@@ -1173,7 +1173,7 @@ BAD = [
     *itertools.product(
         [TD3], [dict(target_noise=-1), dict(target_noise_clip="0.5"), dict(policy_delay=0.5)]
     ),
-    *itertools.product([SAC], [dict(alpha=0), dict(target_entropy=math.nan)]),
+    *itertools.product([SAC], [dict(initial_alpha=0), dict(target_entropy=math.nan)]),
 ]
 
 

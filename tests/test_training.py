@@ -344,8 +344,8 @@ def test_bad_arguments_of_evaluate_are_named(arguments, error, match):
 def test_plots_are_labelled():
     trainer, actor, critic = small(gym.make("CartPole-v1"))
     history = trainer.train(actor, critic, steps=500)
-    figure = plots.training(history, trainer.healthy, solved=475)
-    assert len(figure.axes) == 1 + len(trainer.healthy)
+    figure = plots.training_curves(history, trainer.healthy_ranges, solved=475)
+    assert len(figure.axes) == 1 + len(trainer.healthy_ranges)
     ax = plots.seeds({"one": [history, history]}, solved=475)
     for panel in [*figure.axes, ax]:
         assert panel.get_title()
@@ -354,7 +354,7 @@ def test_plots_are_labelled():
 
 
 def test_plots_of_nothing_are_empty_pictures():
-    assert plots.training(metis_nb.training.History(), PPO.healthy).axes
+    assert plots.training_curves(metis_nb.learning.History(), PPO.healthy_ranges).axes
     plt.close("all")
 
 

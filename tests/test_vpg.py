@@ -135,7 +135,7 @@ def test_an_episode_without_end_is_named(monkeypatch):
 @pytest.mark.parametrize("weight", vpg.WEIGHTS)
 def test_weights_are_those_of_a_loop_over_each_episode(kind, weight, gamma):
     env = EVERY[kind]()
-    trainer = VPG(env, batch_steps=7, weight=weight, gamma=gamma)
+    trainer = VPG(env, batch_steps=7, action_weight=weight, gamma=gamma)
     actor, carried = agents.actor(env), False
     for _ in range(20):
         carried |= bool(trainer.unfinished.rows)

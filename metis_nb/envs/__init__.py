@@ -7,9 +7,8 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
-from metis_nb.envs import probes
 from metis_nb.envs.discretize import DiscretizeAction
-from metis_nb.envs.original import original
+from metis_nb.envs.single import make_single
 from metis_nb.envs.view import SEED_STRIDE, Step, TensorView
 
 __all__ = [
@@ -18,8 +17,7 @@ __all__ = [
     "Step",
     "TensorView",
     "make",
-    "original",
-    "probes",
+    "make_single",
 ]
 
 

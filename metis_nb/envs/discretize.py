@@ -14,7 +14,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from metis_nb.spaces import Environment, name_of
+from metis_nb.envs.spaces import Environment, name_of
 
 # More than these, and one output of a network for each is no longer the way.
 MOST_ACTIONS = 1000

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
 from metis_nb.envs.snapshot import capture, restore
-from metis_nb.spaces import ActionUnits, Environment, single_spaces
+from metis_nb.envs.spaces import ActionUnits, Environment, single_spaces
 
 # Vector environments seed their N sub-environments s, s + 1, ..., s + N - 1. Seeds this far apart
 # share none of them.
@@ -68,7 +68,7 @@ class TensorView:
         self.mode = autoreset_mode(env) if isinstance(env, VectorEnv) else AutoresetMode.DISABLED
         self.action_units = ActionUnits(self.action_space).to(self.device)
         self.steps = 0  # environment steps so far, resets left out
-        self.speaks_torch = False  # known after the first reset
+        self.returns_tensors = False  # known after the first reset
         self._obs: Tensor | None = None  # None: the next step needs a reset
         self.resetting = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         self.episode_return = torch.zeros(self.num_envs, device=self.device)
@@ -92,7 +92,7 @@ class TensorView:
         if seed is not None:
             self.env.action_space.seed(seed)
         obs, _ = self.env.reset(seed=seed)
-        self.speaks_torch = isinstance(obs, Tensor)
+        self.returns_tensors = isinstance(obs, Tensor)
         self._obs = self._observation(obs if self.vectorised else np.asarray(obs)[None])
         for values in (self.resetting, self.episode_return, self.episode_length):
             values.zero_()
@@ -109,7 +109,7 @@ class TensorView:
         self._obs, valid = None, ~self.resetting
         action = self.action_units.to_env(action)
         if self.vectorised:
-            raw = action if self.speaks_torch else self.action_units.to_numpy(action)
+            raw = action if self.returns_tensors else self.action_units.to_numpy(action)
             obs, reward, terminated, truncated, info = self.env.step(raw)
         else:
             only = self.action_units.to_numpy(action)[0]
@@ -174,7 +174,7 @@ class TensorView:
         if not self.vectorised:
             first, _ = self.env.reset()
             return self._observation(np.asarray(first)[None])
-        mask = done if self.speaks_torch else done.cpu().numpy()
+        mask = done if self.returns_tensors else done.cpu().numpy()
         fresh, _ = self.env.reset(options={"reset_mask": mask})
         return torch.where(done.reshape(-1, *[1] * (obs.ndim - 1)), self._observation(fresh), obs)
 
@@ -213,7 +213,7 @@ class TensorView:
             "episode_return": self.episode_return.clone(),
             "episode_length": self.episode_length.clone(),
             "steps": self.steps,
-            "speaks_torch": self.speaks_torch,
+            "returns_tensors": self.returns_tensors,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
@@ -224,7 +224,7 @@ class TensorView:
                 self.next_seed += self.steps  # new episodes, not those of the beginning again
             return False
         restore(self.env, state["env"])
-        self.next_seed, self.speaks_torch = None, state["speaks_torch"]
+        self.next_seed, self.returns_tensors = None, state["returns_tensors"]
         self._obs, self.resetting = state["obs"], state["resetting"]
         self.episode_return, self.episode_length = state["episode_return"], state["episode_length"]
         self.to(self.device)

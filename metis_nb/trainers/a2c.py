@@ -22,9 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from metis_nb import training
-from metis_nb.agents import observe, policy, return_scale, value
-from metis_nb.spaces import Environment
+from metis_nb import learning
+from metis_nb.agents import policy, return_scale, update_statistics, value
+from metis_nb.envs.spaces import Environment
+from metis_nb.learning import Count, Fraction, NonNegative, Positive
 
 # Once a task is solved, advantages are small and all noise. Divided by their own spread alone they
 # would push as hard as ever; this share of the returns' spread is added to the divisor.
@@ -64,8 +65,8 @@ class A2C:
         gae_lambda: 0 trusts the critic after one step; 1 only at the end of a rollout, which is
             the n-step return of the A2C paper.
         entropy_coefficient: beta of the paper, a bonus for staying random. Usual: 0 to 0.01.
-        max_grad_norm: gradients longer than this are shortened to it.
-        seed: of all chance in the training; the environment is seeded once, from it. None takes
+        max_grad_norm: clip the gradient norm to this.
+        seed: seeds all randomness in training; the environment is seeded once, from it. None draws
             one from torch's global generator.
 
     Raises:
@@ -74,56 +75,47 @@ class A2C:
 
     env: Environment = field(repr=False)
     _: KW_ONLY
-    rollout_steps: int = 256
-    learning_rate: float = 1e-3
-    critic_learning_rate: float = 5e-3
-    gamma: float = 0.99
-    gae_lambda: float = 0.95
-    entropy_coefficient: float = 0.0
-    max_grad_norm: float = 0.5
+    rollout_steps: Count = 256
+    learning_rate: NonNegative = 1e-3
+    critic_learning_rate: NonNegative = 5e-3
+    gamma: Fraction = 0.99
+    gae_lambda: Fraction = 0.95
+    entropy_coefficient: NonNegative = 0.0
+    max_grad_norm: Positive = 0.5
     seed: int | None = None
 
     # The numbers to watch, and where we saw them when all was well.
-    healthy: ClassVar = {
+    healthy_ranges: ClassVar = {
         "kl": (0.0, 0.03),
         "explained_variance": (0.5, 1.0),
     }
 
     def __post_init__(self) -> None:
         self.check()
-        self.run = training.Run(self.env, self.seed)
+        self.run = learning.Run(self.env, self.seed)
 
     def check(self) -> None:
         """Raise ValueError for a hyperparameter that is not accepted, naming it."""
-        training.check_numbers(
-            self,
-            rollout_steps="a whole number above 0",
-            learning_rate="a number of 0 or more",
-            critic_learning_rate="a number of 0 or more",
-            gamma="a number from 0 to 1",
-            gae_lambda="a number from 0 to 1",
-            entropy_coefficient="a number of 0 or more",
-            max_grad_norm="a number above 0",
-        )
+        learning.check_fields(self)
 
     def train(
         self,
         actor: nn.Module,
         critic: nn.Module,
         steps: int = 300_000,
-        callbacks: Sequence[training.Callback] | training.Callback = (),
+        callbacks: Sequence[learning.Callback] | learning.Callback = (),
         progress: bool = True,
-    ) -> training.History:
+    ) -> learning.History:
         """Train both networks for `steps` more environment steps (rounded up to whole rollouts),
         on the device where they are.
 
-        Calling it again goes on where it stopped, unless with other networks. Interrupting it
+        Calling it again resumes training; other networks start afresh. Interrupting it
         (Ctrl-C, the stop button) ends it after the update under way.
 
         Args:
             callbacks: functions of the trainer, called after each update; True stops.
             progress: show how far it is: in a notebook a picture of returns and of the numbers in
-                `healthy`, elsewhere a progress bar.
+                `healthy_ranges`, elsewhere a progress bar.
 
         Returns:
             The history, one row for each update; also in `trainer.history`.
@@ -144,21 +136,20 @@ class A2C:
     def collect(self, actor: nn.Module) -> Rollout:
         """Act in the environments for `rollout_steps` steps, going on where the last call ended."""
         view = self.run.start(actor)
-        rows: list[Rollout] = []
-        length = -(-self.rollout_steps // view.num_envs)  # rounded up
-        while len(rows) < length or not bool(rows[-1].valid.any()):  # not ending on resets alone
+        rows: list[Rollout] = []  # the last of them is not of resets alone
+        while len(rows) * view.num_envs < self.rollout_steps or not bool(rows[-1].valid.any()):
             obs = view.obs
             action = policy(actor, obs).sample(generator=self.run.generator)
             step = view.step(action)
             row = obs, action, step.reward, step.next_obs
             rows.append(Rollout(*row, step.terminated, step.truncated, step.valid))
-        return training.stack(rows)
+        return learning.stack(rows)
 
     @torch.no_grad()
     def advantages(self, critic: nn.Module, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Generalised advantage estimates (GAE, equation 16) and what the critic should say.
 
-        A truncated episode goes on, unseen: its last value counts. A terminated one does not.
+        Truncation bootstraps from V(s'); termination does not.
 
         Returns:
             advantage (T, N), value_target (T, N) = advantage + V(s).
@@ -170,10 +161,12 @@ class A2C:
 
         same_episode = ~(rollout.terminated | rollout.truncated)  # as the step after this one
         advantage = torch.zeros_like(delta)
-        following = torch.zeros_like(delta[0])
+        next_advantage = torch.zeros_like(delta[0])
         for t in reversed(range(len(delta))):
-            following = delta[t] + self.gamma * self.gae_lambda * same_episode[t] * following
-            advantage[t] = following
+            next_advantage = (
+                delta[t] + self.gamma * self.gae_lambda * same_episode[t] * next_advantage
+            )
+            advantage[t] = next_advantage
         return advantage, advantage + values
 
     def actor_loss(self, log_prob: Tensor, advantage: Tensor) -> Tensor:
@@ -201,12 +194,12 @@ class A2C:
         Raises:
             FloatingPointError: a loss or gradient that is not finite.
         """
-        adam = self.prepare(actor, critic)
+        adam = self.prepare(actor, critic)["adam"]
         advantage, value_target = advantage[rollout.valid], value_target[rollout.valid]
-        batch = training.flatten(rollout)  # (B, ...)
-        training.check_finite(self.run, value_target=value_target.abs().max())
+        batch = learning.flatten(rollout)  # (B, ...)
+        learning.check_finite(self.run.steps, value_target=value_target.abs().max())
         explained_variance = 1 - advantage.var() / value_target.var()
-        observe(critic, returns=value_target)
+        update_statistics(critic, returns=value_target)
         spread = advantage.std(correction=0) + ADVANTAGE_FLOOR * return_scale(critic) + 1e-8
         advantage = (advantage - advantage.mean()) / spread
 
@@ -221,13 +214,13 @@ class A2C:
         norms = [
             clip_grad_norm_(group["params"], self.max_grad_norm) for group in adam.param_groups
         ]
-        training.check_finite(self.run, loss=loss, gradient_norm=torch.stack(norms).sum())
+        learning.check_finite(self.run.steps, loss=loss, gradient_norm=torch.stack(norms).sum())
         adam.step()
 
         with torch.no_grad():
             log_ratio = policy(actor, batch.obs).log_prob(batch.action) - log_prob
-        observe(actor, batch.obs)
-        observe(critic, batch.obs)
+        update_statistics(actor, batch.obs)
+        update_statistics(critic, batch.obs)
         return {
             # Never negative, little variance: joschu.net/blog/kl-approx.html
             "kl": (log_ratio.exp() - 1 - log_ratio).mean(),
@@ -237,31 +230,31 @@ class A2C:
             "explained_variance": explained_variance,
         }
 
-    def prepare(self, actor: nn.Module, critic: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of these networks. Others than before start a new training."""
+    def prepare(self, actor: nn.Module, critic: nn.Module) -> learning.State:
+        """The optimizer "adam" of these networks. Others than before start a new training."""
         self.check()  # a number may have been changed since
         self.actor, self.critic = actor, critic
 
-        def state() -> training.State:
+        def state() -> learning.State:
             # Parameters that both networks share are the actor's.
             own = [p for p in critic.parameters() if p not in {*actor.parameters()}]
             groups = [{"params": [*actor.parameters()]}, {"params": own}]
             return {"adam": torch.optim.Adam(groups, self.learning_rate, eps=1e-5, fused=True)}
 
-        adam = self.run.bind(state, actor=actor, critic=critic)["adam"]
+        bound = self.run.bind(state, actor=actor, critic=critic)
         rates = self.learning_rate, self.critic_learning_rate  # they may have changed since
-        for group, rate in zip(adam.param_groups, rates):
+        for group, rate in zip(bound["adam"].param_groups, rates):
             group["lr"] = rate
-        return adam
+        return bound
 
     @property
-    def history(self) -> training.History:
+    def history(self) -> learning.History:
         """One row for each update so far."""
         return self.run.history
 
     def save(self, path: str | Path) -> None:
         """Write everything to one file (safetensors: no pickle), whole or not at all."""
-        training.save(self, path)
+        learning.save(self, path)
 
     @classmethod
     def load(
@@ -281,4 +274,4 @@ class A2C:
         Raises:
             FileNotFoundError, ValueError: no such file, or it holds something else.
         """
-        return training.load(cls, path, env, actor=actor, critic=critic)
+        return learning.load(cls, path, env, actor=actor, critic=critic)

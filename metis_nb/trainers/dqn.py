@@ -11,20 +11,19 @@ standardised inside the network, so that neither matters; Adam in place of RMSpr
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
 
-from metis_nb import training
-from metis_nb.agents import device_of, observe, q_values, reward_scale, unwrap
-from metis_nb.replay import Batch, ReplayBuffer, check_replay
-from metis_nb.spaces import Environment, check_discrete
+from metis_nb import agents, learning
+from metis_nb.agents import action_value, q_values, value_scale
+from metis_nb.envs.spaces import Environment, check_discrete
+from metis_nb.learning import Batch, Count, Fraction, NonNegative, Positive, ReplayBuffer
 
 
 @dataclass(eq=False)
@@ -56,8 +55,8 @@ class DQN:
         target_interval: environment steps between two copies into the target network.
         epsilon: share of random actions in the end. Usual: 0.01 to 0.1.
         epsilon_steps: environment steps over which it falls from 1, in a line.
-        max_grad_norm: gradients longer than this are shortened to it.
-        seed: of all chance in the training; the environment is seeded once, from it. None takes
+        max_grad_norm: clip the gradient norm to this.
+        seed: seeds all randomness in training; the environment is seeded once, from it. None draws
             one from torch's global generator.
 
     Raises:
@@ -67,71 +66,48 @@ class DQN:
     env: Environment = field(repr=False)
     _: KW_ONLY
     replay: ReplayBuffer | None = field(default=None, repr=False)
-    capacity: int = 100_000
-    collect_steps: int = 128
-    updates_per_step: float = 0.25
-    batch_size: int = 128
-    learning_starts: int = 1_000
-    learning_rate: float = 1e-3
-    decay_steps: int = 10_000
-    gamma: float = 0.99
-    n_step: int = 5
-    target_interval: int = 1_000
-    epsilon: float = 0.05
-    epsilon_steps: int = 10_000
-    max_grad_norm: float = 10.0
+    capacity: Count = 100_000
+    collect_steps: Count = 128
+    updates_per_step: Positive = 0.25
+    batch_size: Count = 128
+    learning_starts: Count = 1_000
+    learning_rate: NonNegative = 1e-3
+    decay_steps: Count = 10_000
+    gamma: Fraction = 0.99
+    n_step: Count = 5
+    target_interval: Count = 1_000
+    epsilon: Fraction = 0.05
+    epsilon_steps: Count = 10_000
+    max_grad_norm: Positive = 10.0
     seed: int | None = None
 
     def __post_init__(self) -> None:
         check_discrete("DQN", self.env)
         self.check()
-        self.run = training.Run(self.env, self.seed)
+        self.run = learning.Run(self.env, self.seed)
 
     def check(self) -> None:
         """Raise an error for a hyperparameter that is not accepted, naming it."""
-        training.check_numbers(
-            self,
-            capacity="a whole number above 0",
-            collect_steps="a whole number above 0",
-            updates_per_step="a number above 0",
-            batch_size="a whole number above 0",
-            learning_starts="a whole number above 0",
-            learning_rate="a number of 0 or more",
-            decay_steps="a whole number above 0",
-            gamma="a number from 0 to 1",
-            n_step="a whole number above 0",
-            target_interval="a whole number above 0",
-            epsilon="a number from 0 to 1",
-            epsilon_steps="a whole number above 0",
-            max_grad_norm="a number above 0",
-        )
-        capacity = self.capacity
-        if self.replay is not None:
-            check_replay(self.replay, self.env)
-            capacity = self.replay.capacity
-        if self.learning_starts > capacity:
-            raise ValueError(
-                f"learning_starts={self.learning_starts}; expected at most the {capacity} "
-                f"transitions that the memory holds."
-            )
+        learning.check_fields(self)
+        learning.check_memory_settings(self)
 
     def train(
         self,
         q_network: nn.Module,
         steps: int = 100_000,
-        callbacks: Sequence[training.Callback] | training.Callback = (),
+        callbacks: Sequence[learning.Callback] | learning.Callback = (),
         progress: bool = True,
-    ) -> training.History:
+    ) -> learning.History:
         """Train the network for `steps` more environment steps (rounded up to whole rounds), on the
         device where it is.
 
-        Calling it again goes on where it stopped, unless with another network. Interrupting it
+        Calling it again resumes training; another network starts afresh. Interrupting it
         (Ctrl-C, the stop button) ends it after the round under way.
 
         Args:
             callbacks: functions of the trainer, called after each round; True stops.
             progress: show how far it is: in a notebook a picture of returns and of the numbers in
-                `healthy`, elsewhere a progress bar.
+                `healthy_ranges`, elsewhere a progress bar.
 
         Returns:
             The history, one row for each round; also in `trainer.history`.
@@ -150,62 +126,50 @@ class DQN:
                 rows = [self.update(q_network, self.sample()) for _ in updates]
                 if run.steps // self.target_interval > before // self.target_interval:
                     self.copy_to_target(q_network)
-                run.log(exploration=self.exploration, **training.mean(rows))
+                run.log(epsilon=self.current_epsilon, **learning.mean(rows))
         return self.history
 
     @property
-    def exploration(self) -> float:
+    def current_epsilon(self) -> float:
         """The share of random actions at this step: from 1 down to `epsilon`."""
         return 1 - (1 - self.epsilon) * min(self.run.steps / self.epsilon_steps, 1)
 
     @torch.no_grad()
     def collect(self, q_network: nn.Module) -> None:
-        """Act epsilon-greedily for `collect_steps` environment steps, and remember them."""
-        memory = self.prepare(q_network)["memory"]
-        view = self.run.start(q_network)
-        generator, device = self.run.generator, view.device
-        actions = view.action_units.size
-        seen, rewards = [], []
-        goal = view.steps + self.collect_steps
-        while view.steps < goal:
-            obs = view.obs
-            greedy = q_values(q_network, obs).argmax(1)
-            shape = greedy.shape
-            dice = torch.rand(shape, generator=generator, device=device)
-            at_random = torch.randint(actions, shape, generator=generator, device=device)
-            action = torch.where(dice < self.exploration, at_random, greedy)
-            step = view.step(action)
-            memory.add(obs, action, step)
-            seen.append(obs[step.valid])
-            rewards.append(step.reward[step.valid])
-        obs, reward = torch.cat(seen), torch.cat(rewards)
-        training.check_finite(self.run, squared_reward=reward.square().mean())
-        observe(q_network, obs, rewards=reward)
+        """Explore for `collect_steps` environment steps, and remember them."""
+        self.prepare(q_network)
+        explore = partial(self.explore, q_network)
+        learning.record(self.run, self.memory, explore, self.collect_steps, [q_network])
+
+    @torch.no_grad()
+    def explore(self, q_network: nn.Module, obs: Tensor) -> Tensor:
+        """Epsilon-greedy: the best action, or with `current_epsilon` a random one. (N,)"""
+        values, generator = q_values(q_network, obs), self.run.generator
+        (N, actions), device = values.shape, values.device
+        draw = torch.rand(N, generator=generator, device=device)
+        random = torch.randint(actions, (N,), generator=generator, device=device)
+        return torch.where(draw < self.current_epsilon, random, values.argmax(1))
 
     @property
-    def step_size(self) -> float:
+    def current_learning_rate(self) -> float:
         """The learning rate at this step: `learning_rate`, then falling as one over the steps."""
         return self.learning_rate * min(self.decay_steps / max(self.run.steps, 1), 1)
 
     def updates_due(self, before: int) -> int:
         """Gradient steps for the environment steps since `before`."""
-        if len(self.memory) < self.learning_starts:
-            return 0
-        # Of running totals, so that no fraction is lost between rounds.
-        return int(self.run.steps * self.updates_per_step) - int(before * self.updates_per_step)
+        enough = len(self.memory) >= self.learning_starts
+        return self.run.due(self.updates_per_step, before) if enough else 0
 
     def sample(self) -> Batch:
         """A batch from the memory, over `n_step` rewards."""
-        chance = self.run.generator
-        return self.memory.sample(
-            self.batch_size, length=self.n_step, gamma=self.gamma, generator=chance
-        )
+        size, generator = self.batch_size, self.run.generator
+        return self.memory.sample(size, length=self.n_step, gamma=self.gamma, generator=generator)
 
     @torch.no_grad()
     def td_target(self, target: nn.Module, batch: Batch) -> Tensor:
         """r + gamma max_a Q(s', a), by the target network (algorithm 1). (B,)
 
-        A truncated episode goes on, unseen: its last state counts. A terminated one does not.
+        Truncation bootstraps from V(s'); termination does not.
         """
         next_value = q_values(target, batch.next_obs).max(1).values
         return batch.reward + batch.discount * next_value * ~batch.terminated
@@ -223,51 +187,42 @@ class DQN:
         Raises:
             FloatingPointError: a loss or gradient that is not finite.
         """
-        state = self.prepare(q_network)
-        adam, target, memory = state["adam"], state["target"], state["memory"]
+        state = self.run.bound(q_network) or self.prepare(q_network)
+        learning.set_learning_rate(state, self.current_learning_rate)
+        target, memory = state["target"], state["memory"]
         td_target = self.td_target(target, batch)
-        values = q_values(q_network, batch.obs)
-        q_value = values.gather(1, batch.action[:, None]).squeeze(1)
-        scale = reward_scale(q_network)
+        q_value = action_value(q_network, batch.obs, batch.action)
+        scale = value_scale(q_network)
         loss = (batch.weight * self.loss(q_value / scale, td_target / scale)).mean()
 
-        adam.zero_grad()
-        loss.backward()
-        norm = clip_grad_norm_(q_network.parameters(), self.max_grad_norm)
-        training.check_finite(self.run, loss=loss, gradient_norm=norm)
-        adam.step()
+        learning.gradient_step(self.run, "adam", loss, self.max_grad_norm)
 
         q_value, loss = q_value.detach(), loss.detach()
         error = td_target - q_value
-        memory.learned(batch.index, error / scale)
+        memory.update_priorities(batch.index, error / scale)
         return {"q_value": q_value.mean(), "td_error": error.abs().mean(), "loss": loss}
 
     def copy_to_target(self, q_network: nn.Module) -> None:
         """Make the target network what the network is now, its running statistics too."""
-        self.target.load_state_dict(unwrap(q_network).state_dict())
+        self.target.load_state_dict(agents.unwrap(q_network).state_dict())
 
-    def prepare(self, q_network: nn.Module) -> training.State:
+    def prepare(self, q_network: nn.Module) -> learning.State:
         """The optimizer "adam", the "target" network and the "memory" that go with this network.
         Another one than before starts a new training."""
         self.check()  # a number may have been changed since
         self.q_network = q_network
 
-        def state() -> training.State:
-            memory, device = self.replay, device_of(q_network)
-            if memory is None:
-                memory = ReplayBuffer(self.env, self.capacity, device)
-            elif len(memory):  # the network has not met what is in it
-                observe(q_network, memory["obs"].to(device), rewards=memory["reward"].to(device))
+        def state() -> learning.State:
+            memory = learning.memory_for(self, q_network)  # the target is to know it too
             return {
-                "adam": torch.optim.Adam(q_network.parameters(), eps=1e-5, fused=True),
-                "target": copy.deepcopy(unwrap(q_network)).requires_grad_(False).eval(),
+                "adam": learning.adam(q_network),
+                "target": agents.frozen_copy(q_network),
                 "memory": memory,
             }
 
-        parts = self.run.bind(state, q_network=q_network)
-        for group in parts["adam"].param_groups:
-            group["lr"] = self.step_size
-        return parts
+        bound = self.run.bind(state, q_network=q_network)
+        learning.set_learning_rate(bound, self.current_learning_rate)
+        return bound
 
     @property
     def target(self) -> nn.Module:
@@ -280,23 +235,21 @@ class DQN:
         return self.run.state["memory"]
 
     @property
-    def healthy(self) -> dict[str, tuple[float, float]]:
+    def healthy_ranges(self) -> dict[str, tuple[float, float]]:
         """The numbers to watch. A value outside of this band is no sum of discounted rewards."""
         if not self.run.state:
             return {}
-        low, high = self.memory.reward_range()
-        horizon = 1 / max(1 - self.gamma, 1e-9)
-        return {"q_value": (min(low, 0.0) * horizon, max(high, 0.0) * horizon)}
+        return {"q_value": self.memory.return_range(self.gamma)}
 
     @property
-    def history(self) -> training.History:
+    def history(self) -> learning.History:
         """One row for each round so far."""
         return self.run.history
 
     def save(self, path: str | Path) -> None:
         """Write everything, the memory too, to one file (safetensors: no pickle), whole or not at
         all."""
-        training.save(self, path)
+        learning.save(self, path)
 
     @classmethod
     def load(
@@ -317,4 +270,4 @@ class DQN:
         Raises:
             FileNotFoundError, ValueError: no such file, or it holds something else.
         """
-        return training.load(cls, path, env, replay, q_network=q_network)
+        return learning.load(cls, path, env, replay, q_network=q_network)

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn.utils import clip_grad_norm_
 
-from metis_nb import training
-from metis_nb.agents import observe, policy, return_scale, value
-from metis_nb.spaces import Environment
+from metis_nb import learning
+from metis_nb.agents import policy, return_scale, update_statistics, value
+from metis_nb.envs.spaces import Environment
+from metis_nb.learning import Count, Fraction, NonNegative, Positive
 
 # Once a task is solved, advantages are small and all noise. Divided by their own spread alone they
 # would push as hard as ever; this share of the returns' spread is added to the divisor.
@@ -66,8 +67,8 @@ class PPO:
         clip_range: epsilon of equation 7. The ratio of new to old probability gains nothing from
             leaving [1 - epsilon, 1 + epsilon].
         entropy_coefficient: c2 of equation 9, a bonus for staying random. Usual: 0 to 0.01.
-        max_grad_norm: gradients longer than this are shortened to it.
-        seed: of all chance in the training; the environment is seeded once, from it. None takes
+        max_grad_norm: clip the gradient norm to this.
+        seed: seeds all randomness in training; the environment is seeded once, from it. None draws
             one from torch's global generator.
 
     Raises:
@@ -76,19 +77,19 @@ class PPO:
 
     env: Environment = field(repr=False)
     _: KW_ONLY
-    rollout_steps: int = 2048
-    epochs: int = 10
-    minibatch_size: int = 512
-    learning_rate: float = 1e-3
-    gamma: float = 0.99
-    gae_lambda: float = 0.95
-    clip_range: float = 0.2
-    entropy_coefficient: float = 0.0
-    max_grad_norm: float = 0.5
+    rollout_steps: Count = 2048
+    epochs: Count = 10
+    minibatch_size: Count = 512
+    learning_rate: NonNegative = 1e-3
+    gamma: Fraction = 0.99
+    gae_lambda: Fraction = 0.95
+    clip_range: Positive = 0.2
+    entropy_coefficient: NonNegative = 0.0
+    max_grad_norm: Positive = 0.5
     seed: int | None = None
 
     # The numbers to watch, and where we saw them when all was well.
-    healthy: ClassVar = {
+    healthy_ranges: ClassVar = {
         "kl": (0.0, 0.03),
         "clip_fraction": (0.0, 0.3),
         "explained_variance": (0.5, 1.0),
@@ -96,41 +97,30 @@ class PPO:
 
     def __post_init__(self) -> None:
         self.check()
-        self.run = training.Run(self.env, self.seed)
+        self.run = learning.Run(self.env, self.seed)
 
     def check(self) -> None:
         """Raise ValueError for a hyperparameter that is not accepted, naming it."""
-        training.check_numbers(
-            self,
-            rollout_steps="a whole number above 0",
-            epochs="a whole number above 0",
-            minibatch_size="a whole number above 0",
-            learning_rate="a number of 0 or more",
-            gamma="a number from 0 to 1",
-            gae_lambda="a number from 0 to 1",
-            clip_range="a number above 0",
-            entropy_coefficient="a number of 0 or more",
-            max_grad_norm="a number above 0",
-        )
+        learning.check_fields(self)
 
     def train(
         self,
         actor: nn.Module,
         critic: nn.Module,
         steps: int = 300_000,
-        callbacks: Sequence[training.Callback] | training.Callback = (),
+        callbacks: Sequence[learning.Callback] | learning.Callback = (),
         progress: bool = True,
-    ) -> training.History:
+    ) -> learning.History:
         """Train both networks for `steps` more environment steps (rounded up to whole rollouts),
         on the device where they are.
 
-        Calling it again goes on where it stopped, unless with other networks. Interrupting it
+        Calling it again resumes training; other networks start afresh. Interrupting it
         (Ctrl-C, the stop button) ends it after the update under way.
 
         Args:
             callbacks: functions of the trainer, called after each update; True stops.
             progress: show how far it is: in a notebook a picture of returns and of the numbers in
-                `healthy`, elsewhere a progress bar.
+                `healthy_ranges`, elsewhere a progress bar.
 
         Returns:
             The history, one row for each update; also in `trainer.history`.
@@ -159,13 +149,13 @@ class PPO:
             step = view.step(action)
             row = obs, action, pi.log_prob(action), step.reward, step.next_obs
             rows.append(Rollout(*row, step.terminated, step.truncated, step.valid))
-        return training.stack(rows)
+        return learning.stack(rows)
 
     @torch.no_grad()
     def advantages(self, critic: nn.Module, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Generalised advantage estimates (equations 11 and 12) and what the critic should say.
 
-        A truncated episode goes on, unseen: its last value counts. A terminated one does not.
+        Truncation bootstraps from V(s'); termination does not.
 
         Returns:
             advantage (T, N), value_target (T, N) = advantage + V(s).
@@ -177,10 +167,12 @@ class PPO:
 
         same_episode = ~(rollout.terminated | rollout.truncated)  # as the step after this one
         advantage = torch.zeros_like(delta)
-        following = torch.zeros_like(delta[0])
+        next_advantage = torch.zeros_like(delta[0])
         for t in reversed(range(len(delta))):
-            following = delta[t] + self.gamma * self.gae_lambda * same_episode[t] * following
-            advantage[t] = following
+            next_advantage = (
+                delta[t] + self.gamma * self.gae_lambda * same_episode[t] * next_advantage
+            )
+            advantage[t] = next_advantage
         return advantage, advantage + values
 
     def ratio(self, pi: Distribution, action: Tensor, log_prob: Tensor) -> Tensor:
@@ -214,12 +206,12 @@ class PPO:
         Raises:
             FloatingPointError: a loss or gradient that is not finite.
         """
-        adam = self.prepare(actor, critic)
+        adam = self.prepare(actor, critic)["adam"]
         advantage, value_target = advantage[rollout.valid], value_target[rollout.valid]
-        batch, size = training.flatten(rollout), len(advantage)  # (B, ...), B
-        training.check_finite(self.run, value_target=value_target.abs().max())
+        batch, size = learning.flatten(rollout), len(advantage)  # (B, ...), B
+        learning.check_finite(self.run.steps, value_target=value_target.abs().max())
         explained_variance = 1 - advantage.var() / value_target.var()
-        observe(critic, returns=value_target)
+        update_statistics(critic, returns=value_target)
         spread = advantage.std(correction=0) + ADVANTAGE_FLOOR * return_scale(critic) + 1e-8
         advantage = (advantage - advantage.mean()) / spread
 
@@ -227,17 +219,20 @@ class PPO:
             metrics = []
             order = torch.randperm(size, generator=self.run.generator, device=advantage.device)
             for i in order.tensor_split(max(1, round(size / self.minibatch_size))):
-                pi = policy(actor, batch.obs[i])
+                obs = batch.obs[i]
+                pi = policy(actor, obs)
                 ratio = self.ratio(pi, batch.action[i], batch.log_prob[i])
                 entropy = pi.entropy().mean()
                 actor_loss = self.actor_loss(ratio, advantage[i])
-                critic_loss = self.critic_loss(critic, batch.obs[i], value_target[i])
-                loss = actor_loss + critic_loss - self.entropy_coefficient * entropy
+                critic_loss = self.critic_loss(critic, obs, value_target[i])
+                loss = actor_loss + critic_loss
+                if self.entropy_coefficient > 0:
+                    loss = loss - self.entropy_coefficient * entropy
 
                 adam.zero_grad()
                 loss.backward()
                 norm = clip_grad_norm_(adam.param_groups[0]["params"], self.max_grad_norm)
-                training.check_finite(self.run, loss=loss, gradient_norm=norm)
+                learning.check_finite(self.run.steps, loss=loss, gradient_norm=norm)
                 adam.step()
 
                 with torch.no_grad():
@@ -252,33 +247,33 @@ class PPO:
                         }
                     )
         # Only now: within an update, old and new policy see the same normalised observations.
-        observe(actor, batch.obs)
-        observe(critic, batch.obs)
-        return training.mean(metrics) | {"explained_variance": explained_variance}
+        update_statistics(actor, batch.obs)
+        update_statistics(critic, batch.obs)
+        return learning.mean(metrics) | {"explained_variance": explained_variance}
 
-    def prepare(self, actor: nn.Module, critic: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of these networks. Others than before start a new training."""
+    def prepare(self, actor: nn.Module, critic: nn.Module) -> learning.State:
+        """The optimizer "adam" of these networks. Others than before start a new training."""
         self.check()  # a number may have been changed since
         self.actor, self.critic = actor, critic
 
-        def state() -> training.State:
+        def state() -> learning.State:
             # As keys of a dict, parameters that both networks share are there once. eps is that of
             # OpenAI's own PPO; fused does all parameters in one go.
             parameters = dict.fromkeys([*actor.parameters(), *critic.parameters()])
             return {"adam": torch.optim.Adam(parameters, self.learning_rate, eps=1e-5, fused=True)}
 
-        adam = self.run.bind(state, actor=actor, critic=critic)["adam"]
-        adam.param_groups[0]["lr"] = self.learning_rate  # it may have changed since
-        return adam
+        bound = self.run.bind(state, actor=actor, critic=critic)
+        bound["adam"].param_groups[0]["lr"] = self.learning_rate  # it may have changed since
+        return bound
 
     @property
-    def history(self) -> training.History:
+    def history(self) -> learning.History:
         """One row for each update so far."""
         return self.run.history
 
     def save(self, path: str | Path) -> None:
         """Write everything to one file (safetensors: no pickle), whole or not at all."""
-        training.save(self, path)
+        learning.save(self, path)
 
     @classmethod
     def load(
@@ -298,4 +293,4 @@ class PPO:
         Raises:
             FileNotFoundError, ValueError: no such file, or it holds something else.
         """
-        return training.load(cls, path, env, actor=actor, critic=critic)
+        return learning.load(cls, path, env, actor=actor, critic=critic)

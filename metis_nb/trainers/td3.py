@@ -5,40 +5,24 @@ Methods, https://arxiv.org/abs/1802.09477, algorithm 1: DDPG (Lillicrap et al. 2
 of two critics in the target, noise on the target's action, and a slower actor.
 
 Beyond the paper: several environments at once, observations and the scale of rewards standardised
-inside the networks, exploration noise that is correlated in time, and gradients that are too long
-are shortened.
+inside the networks, exploration noise that is correlated in time, and gradient clipping.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
 
-from metis_nb import training
-from metis_nb.agents import (
-    DeterministicActor,
-    QCritic,
-    action_value,
-    blend,
-    check_kind,
-    device_of,
-    observe,
-    reward_scale,
-    two_critics,
-    unwrap,
-)
-from metis_nb.noise import Noise
-from metis_nb.replay import Batch, ReplayBuffer, check_replay
-from metis_nb.spaces import Environment, check_bounded
-
-Critics = Sequence[nn.Module]  # two of them
+from metis_nb import agents, learning
+from metis_nb.agents import Critics, action_value, value_scale
+from metis_nb.envs.spaces import Environment, check_bounded
+from metis_nb.learning import Batch, Count, Fraction, NonNegative, Positive, ReplayBuffer
 
 
 @dataclass(eq=False)
@@ -61,8 +45,8 @@ class TD3:
         updates_per_step: gradient steps for each environment step. More: learns from less
             experience, takes longer. Usual: 0.25 to 4.
         batch_size: transitions in one gradient step.
-        learning_starts: transitions in the memory before the first update; until then, all actions
-            are as likely.
+        learning_starts: transitions in the memory before the first update; until then, actions
+            are uniformly random.
         learning_rate: of both Adams. Usual: 1e-4 to 1e-3.
         gamma: discount of the future, per environment step.
         tau: how far the target networks move toward the networks with each gradient step, from 0
@@ -75,8 +59,8 @@ class TD3:
         target_noise: standard deviation of the noise on the target's action.
         target_noise_clip: and how large it is at most.
         policy_delay: gradient steps of the critics for each of the actor and the targets.
-        max_grad_norm: gradients longer than this are shortened to it.
-        seed: of all chance in the training; the environment is seeded once, from it. None takes
+        max_grad_norm: clip the gradient norm to this.
+        seed: seeds all randomness in training; the environment is seeded once, from it. None draws
             one from torch's global generator.
 
     Raises:
@@ -86,74 +70,50 @@ class TD3:
     env: Environment = field(repr=False)
     _: KW_ONLY
     replay: ReplayBuffer | None = field(default=None, repr=False)
-    capacity: int = 100_000
-    collect_steps: int = 16
-    updates_per_step: float = 0.5
-    batch_size: int = 128
-    learning_starts: int = 1_000
-    learning_rate: float = 1e-3
-    gamma: float = 0.99
-    tau: float = 0.02
-    noise: float = 0.2
-    noise_correlation: float = 0.9
-    target_noise: float = 0.2
-    target_noise_clip: float = 0.5
-    policy_delay: int = 2
-    max_grad_norm: float = 10.0
+    capacity: Count = 100_000
+    collect_steps: Count = 16
+    updates_per_step: Positive = 0.5
+    batch_size: Count = 128
+    learning_starts: Count = 1_000
+    learning_rate: NonNegative = 1e-3
+    gamma: Fraction = 0.99
+    tau: Fraction = 0.02
+    noise: NonNegative = 0.2
+    noise_correlation: Fraction = 0.9
+    target_noise: NonNegative = 0.2
+    target_noise_clip: NonNegative = 0.5
+    policy_delay: Count = 2
+    max_grad_norm: Positive = 10.0
     seed: int | None = None
 
     def __post_init__(self) -> None:
         check_bounded("TD3", self.env)
         self.check()
-        self.run = training.Run(self.env, self.seed)
+        self.run = learning.Run(self.env, self.seed)
 
     def check(self) -> None:
         """Raise an error for a hyperparameter that is not accepted, naming it."""
-        training.check_numbers(
-            self,
-            capacity="a whole number above 0",
-            collect_steps="a whole number above 0",
-            updates_per_step="a number above 0",
-            batch_size="a whole number above 0",
-            learning_starts="a whole number above 0",
-            learning_rate="a number of 0 or more",
-            gamma="a number from 0 to 1",
-            tau="a number from 0 to 1",
-            noise="a number of 0 or more",
-            noise_correlation="a number from 0 to 1",
-            target_noise="a number of 0 or more",
-            target_noise_clip="a number of 0 or more",
-            policy_delay="a whole number above 0",
-            max_grad_norm="a number above 0",
-        )
-        capacity = self.capacity
-        if self.replay is not None:
-            check_replay(self.replay, self.env)
-            capacity = self.replay.capacity
-        if self.learning_starts > capacity:
-            raise ValueError(
-                f"learning_starts={self.learning_starts}; expected at most the {capacity} "
-                f"transitions that the memory holds."
-            )
+        learning.check_fields(self)
+        learning.check_memory_settings(self)
 
     def train(
         self,
         actor: nn.Module,
         critics: Critics,
         steps: int = 20_000,
-        callbacks: Sequence[training.Callback] | training.Callback = (),
+        callbacks: Sequence[learning.Callback] | learning.Callback = (),
         progress: bool = True,
-    ) -> training.History:
+    ) -> learning.History:
         """Train all three for `steps` more environment steps (rounded up to whole rounds), on
         the device where they are.
 
-        Calling it again goes on where it stopped, unless with other networks. Interrupting it
+        Calling it again resumes training; other networks start afresh. Interrupting it
         (Ctrl-C, the stop button) ends it after the round under way.
 
         Args:
             callbacks: functions of the trainer, called after each round; True stops.
             progress: show how far it is: in a notebook a picture of returns and of the numbers in
-                `healthy`, elsewhere a progress bar.
+                `healthy_ranges`, elsewhere a progress bar.
 
         Returns:
             The history, one row for each round; also in `trainer.history`.
@@ -167,46 +127,34 @@ class TD3:
                 before = run.steps
                 self.collect(actor, critics)
                 if before == 0:  # else they would not know the scale of anything yet
-                    self.move_targets(actor, critics, 1.0)
-                rows = []
-                for number in self.updates_due(before):
+                    self.update_targets(actor, critics, 1.0)
+                rows, first = [], int(before * self.updates_per_step)
+                for number in range(first, first + self.updates_due(before)):
                     delayed = number % self.policy_delay == 0
                     rows.append(self.update(actor, critics, self.sample(), delayed))
-                run.log(**training.mean(rows))
+                run.log(**learning.mean(rows))
         return self.history
 
     @torch.no_grad()
     def collect(self, actor: nn.Module, critics: Critics) -> None:
-        """Act with noise for `collect_steps` environment steps, and remember them."""
-        state = self.prepare(actor, critics)
-        memory, noise = state["memory"], state["noise"]
-        view = self.run.start(actor)
-        seen, rewards = [], []
-        goal = view.steps + self.collect_steps
-        while view.steps < goal:
-            obs = view.obs
-            action = actor(obs)
-            chance = noise.sample(action, self.noise_correlation, self.run.generator)
-            if len(memory) < self.learning_starts:
-                action = torch.erf(chance / 2**0.5)  # uniform from -1 to 1
-            else:
-                action = (action + self.noise * chance).clamp(-1, 1)
-            step = view.step(action)
-            memory.add(obs, action, step)
-            seen.append(obs[step.valid])
-            rewards.append(step.reward[step.valid])
-        obs, reward = torch.cat(seen), torch.cat(rewards)
-        training.check_finite(self.run, squared_reward=reward.square().mean())
-        for network in (actor, *critics):
-            observe(network, obs, rewards=reward)
+        """Explore for `collect_steps` environment steps, and remember them."""
+        self.prepare(actor, critics)
+        explore, networks = partial(self.explore, actor), [actor, *critics]
+        learning.record(self.run, self.memory, explore, self.collect_steps, networks)
 
-    def updates_due(self, before: int) -> range:
-        """The numbers of the gradient steps for the environment steps since `before`."""
+    @torch.no_grad()
+    def explore(self, actor: nn.Module, obs: Tensor) -> Tensor:
+        """mu(s) with noise; uniformly random actions until learning starts. (N, A)"""
+        action, state = actor(obs), self.run.state
+        noise = state["noise"].sample(action, self.noise_correlation, self.run.generator)
         if len(self.memory) < self.learning_starts:
-            return range(0)
-        # Running totals, so that no fraction is lost between rounds.
-        first, last = (int(steps * self.updates_per_step) for steps in (before, self.run.steps))
-        return range(first, last)
+            return torch.erf(noise / 2**0.5)  # uniform from -1 to 1
+        return (action + self.noise * noise).clamp(-1, 1)
+
+    def updates_due(self, before: int) -> int:
+        """Gradient steps for the environment steps since `before`."""
+        enough = len(self.memory) >= self.learning_starts
+        return self.run.due(self.updates_per_step, before) if enough else 0
 
     def sample(self) -> Batch:
         """A batch from the memory."""
@@ -225,11 +173,11 @@ class TD3:
     def td_target(self, target_actor: nn.Module, target_critics: Critics, batch: Batch) -> Tensor:
         """r + gamma min(Q1'(s', a'), Q2'(s', a')), by the target networks (algorithm 1). (B,)
 
-        A truncated episode goes on, unseen: its last state counts. A terminated one does not.
+        Truncation bootstraps from V(s'); termination does not.
         """
         next_action = self.next_action(target_actor, batch.next_obs)
-        one, two = (action_value(q, batch.next_obs, next_action) for q in target_critics)
-        return batch.reward + batch.discount * torch.min(one, two) * ~batch.terminated
+        first, second = (action_value(q, batch.next_obs, next_action) for q in target_critics)
+        return batch.reward + batch.discount * torch.min(first, second) * ~batch.terminated
 
     def critic_loss(self, q_value: Tensor, td_target: Tensor) -> Tensor:
         """Squared errors, of each transition. (B,)"""
@@ -252,83 +200,58 @@ class TD3:
             FloatingPointError: a loss or gradient that is not finite.
         """
         state = self.run.bound(actor, *critics) or self.prepare(actor, critics)
-        scale = reward_scale(critics[0])
+        scale = value_scale(critics[0])
 
         td_target = self.td_target(state["target_actor"], state["target_critics"], batch)
-        one, two = (action_value(critic, batch.obs, batch.action) for critic in critics)
-        losses = [self.critic_loss(q_value / scale, td_target / scale) for q_value in (one, two)]
-        loss = (batch.weight * sum(losses)).mean()
-        self.step("critics", loss)
+        first, second = (action_value(critic, batch.obs, batch.action) for critic in critics)
+        losses = [self.critic_loss(q / scale, td_target / scale) for q in (first, second)]
+        critic_loss = (batch.weight * sum(losses)).mean()
+        learning.gradient_step(self.run, "critics_adam", critic_loss, self.max_grad_norm)
 
         if delayed:
             actor_loss = self.actor_loss(actor, critics, batch.obs).mean() / scale
-            self.step("actor", actor_loss)
-            self.move_targets(actor, critics, self.tau)
+            learning.gradient_step(self.run, "actor_adam", actor_loss, self.max_grad_norm)
+            self.update_targets(actor, critics, self.tau)
 
-        one, two, loss = one.detach(), two.detach(), loss.detach()
-        error = td_target - one
-        self.memory.learned(batch.index, error / scale)
+        first, second = first.detach(), second.detach()
+        error = td_target - first
+        self.memory.update_priorities(batch.index, error / scale)
         return {
-            "q_value": one.mean(),
-            "disagreement": (one - two).abs().mean(),
+            "q_value": first.mean(),
+            "disagreement": (first - second).abs().mean(),
             "td_error": error.abs().mean(),
-            "critic_loss": loss,
+            "critic_loss": critic_loss.detach(),
         }
 
-    def step(self, name: str, loss: Tensor) -> None:
-        """One step of this Adam down the loss; only its own parameters get gradients."""
-        adam = self.run.state[f"{name}_adam"]
-        parameters = adam.param_groups[0]["params"]
-        adam.zero_grad()
-        loss.backward(inputs=parameters)
-        norm = clip_grad_norm_(parameters, self.max_grad_norm)
-        training.check_finite(self.run, **{f"{name}_loss": loss, f"{name}_gradient_norm": norm})
-        adam.step()
-
-    def move_targets(self, actor: nn.Module, critics: Critics, tau: float) -> None:
+    def update_targets(self, actor: nn.Module, critics: Critics, tau: float) -> None:
         """theta' <- tau theta + (1 - tau) theta', for all target networks."""
-        blend(self.run.state["target_actor"], actor, tau)
+        agents.polyak_update(self.run.state["target_actor"], actor, tau)
         for target, critic in zip(self.run.state["target_critics"], critics, strict=True):
-            blend(target, critic, tau)
+            agents.polyak_update(target, critic, tau)
 
-    def prepare(self, actor: nn.Module, critics: Critics) -> training.State:
+    def prepare(self, actor: nn.Module, critics: Critics) -> learning.State:
         """The optimizers "actor_adam" and "critics_adam", the networks "target_actor" and
         "target_critics", the "memory" and the "noise" that go with these networks. Others than
         before start a new training."""
         self.check()  # a number may have been changed since
-        check_kind("actor", actor, DeterministicActor, "agents.actor(env, deterministic=True)")
-        critic_1, critic_2 = two_critics(critics, QCritic, "agents.q_critic(env)")
+        agents.check_kind("actor", actor, agents.DeterministicActor)
+        agents.two_critics(critics, agents.QCritic)
         self.actor, self.critics = actor, critics
 
-        def adam(*networks: nn.Module) -> torch.optim.Adam:
-            parameters = [parameter for network in networks for parameter in network.parameters()]
-            return torch.optim.Adam(parameters, eps=1e-5, fused=True)
-
-        def target(network: nn.Module) -> nn.Module:
-            return copy.deepcopy(unwrap(network)).requires_grad_(False).eval()
-
-        def state() -> training.State:
-            memory, device = self.replay, device_of(actor)
-            if memory is None:
-                memory = ReplayBuffer(self.env, self.capacity, device)
-            elif len(memory):  # the networks have not met what is in it
-                obs, reward = memory["obs"].to(device), memory["reward"].to(device)
-                for network in (actor, *critics):
-                    observe(network, obs, rewards=reward)
+        def state() -> learning.State:
+            memory = learning.memory_for(self, actor, *critics)  # targets are to know it too
             return {
-                "actor_adam": adam(actor),
-                "critics_adam": adam(*critics),
-                "target_actor": target(actor),
-                "target_critics": nn.ModuleList(target(critic) for critic in critics),
+                "actor_adam": learning.adam(actor),
+                "critics_adam": learning.adam(*critics),
+                "target_actor": agents.frozen_copy(actor),
+                "target_critics": nn.ModuleList(map(agents.frozen_copy, critics)),
                 "memory": memory,
-                "noise": Noise(),
+                "noise": learning.Noise(),
             }
 
-        parts = self.run.bind(state, actor=actor, critic_1=critic_1, critic_2=critic_2)
-        for name in ("actor_adam", "critics_adam"):
-            for group in parts[name].param_groups:
-                group["lr"] = self.learning_rate
-        return parts
+        bound = self.run.bind(state, actor=actor, critics=critics)
+        learning.set_learning_rate(bound, self.learning_rate)
+        return bound
 
     @property
     def memory(self) -> ReplayBuffer:
@@ -336,23 +259,21 @@ class TD3:
         return self.run.state["memory"]
 
     @property
-    def healthy(self) -> dict[str, tuple[float, float]]:
+    def healthy_ranges(self) -> dict[str, tuple[float, float]]:
         """The numbers to watch. A value outside of this band is no sum of discounted rewards."""
         if not self.run.state:
             return {}
-        low, high = self.memory.reward_range()
-        horizon = 1 / max(1 - self.gamma, 1e-9)
-        return {"q_value": (min(low, 0.0) * horizon, max(high, 0.0) * horizon)}
+        return {"q_value": self.memory.return_range(self.gamma)}
 
     @property
-    def history(self) -> training.History:
+    def history(self) -> learning.History:
         """One row for each round so far."""
         return self.run.history
 
     def save(self, path: str | Path) -> None:
         """Write everything, the memory too, to one file (safetensors: no pickle), whole or not at
         all."""
-        training.save(self, path)
+        learning.save(self, path)
 
     @classmethod
     def load(
@@ -374,8 +295,4 @@ class TD3:
         Raises:
             FileNotFoundError, ValueError: no such file, or it holds something else.
         """
-        given = {"actor": actor}
-        if critics is not None:
-            one, two = two_critics(critics, QCritic, "agents.q_critic(env)")
-            given |= {"critic_1": one, "critic_2": two}
-        return training.load(cls, path, env, replay, **given)
+        return learning.load(cls, path, env, replay, actor=actor, critics=critics)

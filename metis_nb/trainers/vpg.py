@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from metis_nb import training
-from metis_nb.agents import observe, policy
-from metis_nb.spaces import Environment, name_of
+from metis_nb import learning
+from metis_nb.agents import policy, update_statistics
+from metis_nb.envs.spaces import Environment, name_of
+from metis_nb.learning import Count, Fraction, NonNegative, Positive
 
 WEIGHTS = ("reward_to_go", "total_return")
 # Where all episodes of a batch fare alike, the baseline leaves nothing of the weights but rounding.
@@ -41,7 +42,7 @@ class Rollout:
     action: Tensor  # (T, N) int64 or (T, N, A) float32, as sampled: not yet clipped to the bounds
     reward: Tensor  # (T, N)
     time: Tensor  # (T, N) int64: steps since the episode began
-    over: Tensor  # (T, N) bool: the episode ended with this step
+    done: Tensor  # (T, N) bool: the episode ended with this step
     valid: Tensor  # (T, N) bool: a step of an episode that has ended, and not learned from before
 
 
@@ -74,15 +75,15 @@ class VPG:
             More: steadier, slower learning. Usual: 500 to 10,000.
         learning_rate: of Adam. Usual: 1e-3 to 1e-2.
         gamma: discount of the future, per environment step.
-        weight: what an action is weighted by: "reward_to_go", the discounted rewards from its
-            step on, or "total_return", those of its whole episode.
+        action_weight: what an action is weighted by: "reward_to_go", the discounted rewards from
+            its step on, or "total_return", those of its whole episode.
         baseline: whether the mean is taken off each weight: that of all steps of the batch which
             are as far into their episodes. The weight itself is one of these n, which shrinks it by
             1 - 1/n: a step that a single episode of the batch reaches teaches nothing.
         normalize: whether the weights are divided by their spread over the batch.
         entropy_coefficient: a bonus for staying random. Usual: 0 to 0.01.
-        max_grad_norm: gradients longer than this are shortened to it.
-        seed: of all chance in the training; the environment is seeded once, from it. None takes
+        max_grad_norm: clip the gradient norm to this.
+        seed: seeds all randomness in training; the environment is seeded once, from it. None draws
             one from torch's global generator.
 
     Raises:
@@ -91,54 +92,48 @@ class VPG:
 
     env: Environment = field(repr=False)
     _: KW_ONLY
-    batch_steps: int = 2048
-    learning_rate: float = 5e-3
-    gamma: float = 0.99
-    weight: str = "reward_to_go"
+    batch_steps: Count = 2048
+    learning_rate: NonNegative = 5e-3
+    gamma: Fraction = 0.99
+    action_weight: str = "reward_to_go"
     baseline: bool = True
     normalize: bool = True
-    entropy_coefficient: float = 0.0
-    max_grad_norm: float = 0.5
+    entropy_coefficient: NonNegative = 0.0
+    max_grad_norm: Positive = 0.5
     seed: int | None = None
 
     # The numbers to watch, and where we saw them when all was well.
-    healthy: ClassVar = {"kl": (0.0, 0.03)}
+    healthy_ranges: ClassVar = {"kl": (0.0, 0.03)}
 
     def __post_init__(self) -> None:
         self.check()
-        self.run = training.Run(self.env, self.seed)
+        self.run = learning.Run(self.env, self.seed)
         self.unfinished = Unfinished()
 
     def check(self) -> None:
         """Raise ValueError for a hyperparameter that is not accepted, naming it."""
-        training.check_numbers(
-            self,
-            batch_steps="a whole number above 0",
-            learning_rate="a number of 0 or more",
-            gamma="a number from 0 to 1",
-            entropy_coefficient="a number of 0 or more",
-            max_grad_norm="a number above 0",
-        )
-        if self.weight not in WEIGHTS:
-            raise ValueError(f"weight={self.weight!r}; expected one of {', '.join(WEIGHTS)}.")
+        learning.check_fields(self)
+        if self.action_weight not in WEIGHTS:
+            names = ", ".join(WEIGHTS)
+            raise ValueError(f"action_weight={self.action_weight!r}; expected one of {names}.")
 
     def train(
         self,
         actor: nn.Module,
         steps: int = 300_000,
-        callbacks: Sequence[training.Callback] | training.Callback = (),
+        callbacks: Sequence[learning.Callback] | learning.Callback = (),
         progress: bool = True,
-    ) -> training.History:
+    ) -> learning.History:
         """Train the actor for `steps` more environment steps (rounded up to whole batches), on
         the device where it is.
 
-        Calling it again goes on where it stopped, unless with another network. Interrupting it
+        Calling it again resumes training; another network starts afresh. Interrupting it
         (Ctrl-C, the stop button) ends it after the update under way.
 
         Args:
             callbacks: functions of the trainer, called after each update; True stops.
             progress: show how far it is: in a notebook a picture of returns and of the numbers in
-                `healthy`, elsewhere a progress bar.
+                `healthy_ranges`, elsewhere a progress bar.
 
         Returns:
             The history, one row for each update; also in `trainer.history`.
@@ -171,16 +166,16 @@ class VPG:
             obs, time = view.obs, view.episode_length.clone()
             action = policy(actor, obs).sample(generator=self.run.generator)
             step = view.step(action)
-            over = step.terminated | step.truncated
-            rows.append(Rollout(obs, action, step.reward, time, over, step.valid))
+            done = step.terminated | step.truncated
+            rows.append(Rollout(obs, action, step.reward, time, done, step.valid))
             if int(view.episode_length.max()) > LONGEST:
                 raise ValueError(
                     f"env: an episode of {name_of(self.env)} has not ended after {LONGEST:,} "
                     f"steps; VPG learns from whole episodes. Wrap it: gymnasium.wrappers.TimeLimit."
                 )
-        rollout = training.stack(rows)
+        rollout = learning.stack(rows)
         # Ended: there is an end at this step or after it.
-        ended = rollout.over.flip(0).cumsum(0).flip(0) > 0
+        ended = rollout.done.flip(0).cumsum(0).flip(0) > 0
         under_way = rollout.valid & ~ended
         first = int(under_way.any(1).int().argmax()) if bool(under_way.any()) else len(rows)
         for t in range(first, len(rows)):
@@ -202,7 +197,7 @@ class VPG:
         self.unfinished.rows = []
         steps = torch.zeros_like(view.episode_length)
         if rows:
-            steps = training.stack(rows).valid.sum(0)
+            steps = learning.stack(rows).valid.sum(0)
         if torch.equal(steps, view.episode_length):
             return rows
         if bool(view.episode_length.any()):
@@ -210,22 +205,22 @@ class VPG:
         return []
 
     def weights(self, rollout: Rollout) -> Tensor:
-        """What each action is weighted by, (T, N); see `weight`. A baseline comes off in `update`.
+        """What each action is weighted by, (T, N); a baseline comes off in `update`.
 
         The discounted rewards from step t on, up to the end of the episode (Sutton et al. 2000),
         or, for the total return, those from its first step on (Williams 1992).
         """
         to_go = torch.zeros_like(rollout.reward)
-        following = torch.zeros_like(rollout.reward[0])
+        next_return = torch.zeros_like(rollout.reward[0])
         for t in reversed(range(len(to_go))):
-            following = rollout.reward[t] + self.gamma * ~rollout.over[t] * following
-            to_go[t] = following
-        if self.weight == "reward_to_go":
+            next_return = rollout.reward[t] + self.gamma * ~rollout.done[t] * next_return
+            to_go[t] = next_return
+        if self.action_weight == "reward_to_go":
             return to_go
         total = to_go.clone()
         for t in range(1, len(total)):
             # The row after an end may only reset: the episode then begins with the one after it.
-            same = rollout.valid[t] & rollout.valid[t - 1] & ~rollout.over[t - 1]
+            same = rollout.valid[t] & rollout.valid[t - 1] & ~rollout.done[t - 1]
             total[t] = torch.where(same, total[t - 1], to_go[t])
         return total
 
@@ -249,9 +244,9 @@ class VPG:
         Raises:
             FloatingPointError: a loss or gradient that is not finite.
         """
-        adam = self.prepare(actor)
+        adam = self.prepare(actor)["adam"]
         weight = weight[rollout.valid]
-        batch = training.flatten(rollout)  # (B, ...)
+        batch = learning.flatten(rollout)  # (B, ...)
         floor = WEIGHT_FLOOR * weight.std(correction=0) + 1e-8
         if self.baseline:
             weight = weight - self.mean_at(batch.time, weight)
@@ -266,12 +261,12 @@ class VPG:
         adam.zero_grad()
         loss.backward()
         norm = clip_grad_norm_(adam.param_groups[0]["params"], self.max_grad_norm)
-        training.check_finite(self.run, loss=loss, gradient_norm=norm)
+        learning.check_finite(self.run.steps, loss=loss, gradient_norm=norm)
         adam.step()
 
         with torch.no_grad():
             log_ratio = policy(actor, batch.obs).log_prob(batch.action) - log_prob
-        observe(actor, batch.obs)
+        update_statistics(actor, batch.obs)
         return {
             # Never negative, little variance: joschu.net/blog/kl-approx.html
             "kl": (log_ratio.exp() - 1 - log_ratio).mean(),
@@ -280,27 +275,28 @@ class VPG:
             "gradient_norm": norm,
         }
 
-    def prepare(self, actor: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of this network. Another than before starts a new training."""
+    def prepare(self, actor: nn.Module) -> learning.State:
+        """The optimizer "adam" of this network, and the steps of "unfinished" episodes. Another
+        network than before starts a new training."""
         self.check()  # a number may have been changed since
         self.actor = actor
 
-        def state() -> training.State:
+        def state() -> learning.State:
             adam = torch.optim.Adam(actor.parameters(), self.learning_rate, eps=1e-5, fused=True)
             return {"adam": adam, "unfinished": self.unfinished}
 
-        adam = self.run.bind(state, actor=actor)["adam"]
-        adam.param_groups[0]["lr"] = self.learning_rate  # it may have changed since
-        return adam
+        bound = self.run.bind(state, actor=actor)
+        bound["adam"].param_groups[0]["lr"] = self.learning_rate  # it may have changed since
+        return bound
 
     @property
-    def history(self) -> training.History:
+    def history(self) -> learning.History:
         """One row for each update so far."""
         return self.run.history
 
     def save(self, path: str | Path) -> None:
         """Write everything to one file (safetensors: no pickle), whole or not at all."""
-        training.save(self, path)
+        learning.save(self, path)
 
     @classmethod
     def load(cls, path: str | Path, env: Environment, actor: nn.Module | None = None) -> VPG:
@@ -314,4 +310,4 @@ class VPG:
         Raises:
             FileNotFoundError, ValueError: no such file, or it holds something else.
         """
-        return training.load(cls, path, env, actor=actor)
+        return learning.load(cls, path, env, actor=actor)

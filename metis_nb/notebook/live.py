@@ -1,4 +1,4 @@
-"""What `callbacks.live_plot` shows: a picture drawn by hand, fifty times faster than matplotlib.
+"""What the training view shows: a picture drawn by hand, fifty times faster than matplotlib.
 
 Functions of a trainer and its history that give text: HTML with SVG in it, or words. Nothing here
 displays anything or looks at a clock.
@@ -16,11 +16,10 @@ from html import escape
 from typing import Any
 
 import gymnasium as gym
-from IPython import get_ipython
 
-from metis_nb.plots import clipped, short
-from metis_nb.spaces import Environment, name_of
-from metis_nb.training import RECENT
+from metis_nb.envs.spaces import Environment, name_of
+from metis_nb.learning import RECENT, History, Trainer
+from metis_nb.notebook.plots import clipped, short
 
 # Points of one line or cloud. More could not be told apart, and each costs time and bytes.
 MOST_POINTS = 300
@@ -32,25 +31,20 @@ LEFT, RIGHT, TOP, BOTTOM = 38, 12, 42, 38
 # --- what is known of a training ----------------------------------------------------------------
 
 
-def in_notebook() -> bool:
-    """Whether this runs in a notebook's kernel, looked at now or stored for a page."""
-    return getattr(get_ipython(), "kernel", None) is not None
-
-
 def spec_of(env: Environment) -> Any:
     """How `env` or its first sub-environment is registered; None where neither is."""
     first = next(iter(getattr(env.unwrapped, "envs", ())), None)
     return env.spec or getattr(first, "spec", None)
 
 
-def title(trainer: Any) -> str:
+def title(trainer: Trainer) -> str:
     """PPO on CartPole-v1."""
     env: gym.Env | gym.vector.VectorEnv = trainer.run.env
     spec = spec_of(env)
     return f"{type(trainer).__name__} on {spec.id if spec else name_of(env)}"
 
 
-def summary(trainer: Any) -> str:
+def summary(trainer: Trainer) -> str:
     """A whole training in one sentence, the same on every machine."""
     episodes = trainer.history.episodes
     said = f"{title(trainer)}: {trainer.run.steps:,} steps, {len(episodes):,} episodes"
@@ -98,14 +92,14 @@ class Moment:
         return "; ".join([said, *values]) + "."
 
 
-def moment(trainer: Any, solved: float | None, elapsed: float) -> Moment:
+def moment(trainer: Trainer, solved: float | None, elapsed: float) -> Moment:
     """The numbers of a training `elapsed` seconds after it began."""
     run = trainer.run
     done, goal = run.steps - run.begin, run.goal - run.begin
     speed = done / elapsed if done and elapsed > 0 else math.nan
     row = trainer.history[-1] if trainer.history else {}
     diagnostics = {}
-    for name, (low, high) in getattr(trainer, "healthy", {}).items():
+    for name, (low, high) in trainer.healthy_ranges.items():
         value = row.get(name, math.nan)
         where = "low" if value < low else "high" if value > high else "healthy"
         diagnostics[name] = value, where if not math.isnan(value) else ""
@@ -126,7 +120,7 @@ def moment(trainer: Any, solved: float | None, elapsed: float) -> Moment:
 # --- the picture --------------------------------------------------------------------------------
 
 
-def picture(trainer: Any, solved: float | None, elapsed: float) -> dict[str, str]:
+def picture(trainer: Trainer, solved: float | None, elapsed: float) -> dict[str, str]:
     """The view of a training that goes on, as text/html and text/plain.
 
     Args:
@@ -136,7 +130,7 @@ def picture(trainer: Any, solved: float | None, elapsed: float) -> dict[str, str
     now = moment(trainer, solved, elapsed)
     end = axis_end(trainer.run.steps, trainer.run.goal)
     panels = [returns_panel(trainer.history, now, end)]
-    for name, band in getattr(trainer, "healthy", {}).items():
+    for name, band in trainer.healthy_ranges.items():
         panels.append(diagnostic_panel(trainer.history, name, band, now, end))
     columns = min(5, len(panels) + 1)  # one for each panel, and two for the returns
     width = columns * NARROW + (columns - 1) * GAP
@@ -153,7 +147,7 @@ def picture(trainer: Any, solved: float | None, elapsed: float) -> dict[str, str
     return {"text/html": html, "text/plain": now.words()}
 
 
-def returns_panel(history: Any, now: Moment, end: float) -> str:
+def returns_panel(history: History, now: Moment, end: float) -> str:
     """Returns as dots and their running mean over environment steps, and the line of `solved`."""
     steps = [episode[0] for episode in history.episodes]
     returns = [episode[1] for episode in history.episodes]
@@ -185,7 +179,7 @@ def returns_panel(history: Any, now: Moment, end: float) -> str:
 
 
 def diagnostic_panel(
-    history: Any, name: str, band: tuple[float, float], now: Moment, end: float
+    history: History, name: str, band: tuple[float, float], now: Moment, end: float
 ) -> str:
     """One column of the history, with the band where it is healthy. Wild values lie at the edge."""
     shown = thinned(len(history))

@@ -20,7 +20,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-from metis_nb.frontend import is_static
+from metis_nb.notebook.frontend import is_static
 
 # Pygments names a token's class by its kind ("k" keyword, "kn" import, "s1" string, ...), so the
 # first letter is enough. JupyterLab's own editor colours win where they exist, in either theme.

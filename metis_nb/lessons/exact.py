@@ -2,7 +2,7 @@
 
     world = exact.Pendulum(torques=11)
     best = world.optimal()                 # V* and Q*
-    mine = world.of(actor)                 # V and Q of that actor
+    mine = world.policy_values(actor)                 # V and Q of that actor
     with torch.no_grad():                  # how far off a critic is, at each point
         critic(world.obs).numpy().reshape(mine.v.shape) - mine.v
 
@@ -96,8 +96,8 @@ class Pendulum:
     def optimal(self) -> Values:
         """V* and Q* for the torques of this world, by value iteration, in 0.25 seconds.
 
-        `world.of(world.optimal())` is the value of the policy that is greedy to them. It has half
-        the error, but does not solve Bellman's equation on the grid as these do."""
+        `world.policy_values(world.optimal())` is the value of the policy that is greedy to them. It
+        has half the error, but does not solve Bellman's equation on the grid as these do."""
         v = np.zeros(self.obs.shape[0])
         while True:
             q = self.reward + self.gamma * read(v, self.successor)
@@ -106,7 +106,7 @@ class Pendulum:
             if change * self.gamma <= STOP * (1 - self.gamma):
                 return self.values(v)
 
-    def of(self, actor: Any, steps: int = 20) -> Values:
+    def policy_values(self, actor: Any, steps: int = 20) -> Values:
         """V and Q of what `actor.act` does (the mean or the most probable action, no noise).
 
         From each point, k = `steps` steps are taken exactly, and only the value of where they end
@@ -152,7 +152,7 @@ class Pendulum:
             if change * discount <= STOP * (1 - discount):
                 return self.values(v)
 
-    def soft(self, actor: Any, alpha: float = 0.0, quantiles: int = 15) -> Values:
+    def soft_values(self, actor: Any, alpha: float = 0.0, quantiles: int = 15) -> Values:
         """V and Q of an actor that acts by chance, as SAC's does, with what its entropy is worth:
         V(s) = E[r + gamma V(s')] + alpha H(s), where H(s) is the entropy of pi(. | s), in nats and
         for torques in units of [-1, 1]. With `alpha=0`, of the rewards alone.
@@ -291,7 +291,7 @@ class Values:
 
     def act(self, obs: Tensor | np.ndarray) -> Any:
         """The best torques by these Q-values, (B, 1): an array for an array, else a tensor. So
-        `world.of(values)` is the value of the policy that is greedy to them."""
+        `world.policy_values(values)` is the value of the policy that is greedy to them."""
         best = self.world.torques[self.q_at(obs).argmax(1)][:, None].astype(np.float32)
         return torch.from_numpy(best).to(obs.device) if isinstance(obs, Tensor) else best
 

@@ -7,6 +7,7 @@ action* is what `env.step` takes. `ActionUnits` turns one into the other, in one
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gymnasium as gym
@@ -154,6 +155,11 @@ class ActionUnits(nn.Module):
         # Not persistent: they belong to the environment, and a saved file need not repeat them.
         for name, value in dict(low=low, high=high, scale=scale, offset=offset).items():
             self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32), False)
+
+    @property
+    def max_entropy(self) -> float:
+        """Of uniformly random policy actions, in nats: log n, or log 2 for each dimension."""
+        return math.log(self.size) if self.discrete else math.log(2) * self.size
 
     def to_env(self, action: Tensor) -> Tensor:
         """Policy actions (B,) int64 or (B, A) float32 -> environment actions of the same shape."""

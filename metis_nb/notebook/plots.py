@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from metis_nb.training import RECENT
+from metis_nb.learning import RECENT
 
 # Okabe and Ito (2008), "Color Universal Design".
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
@@ -22,7 +22,7 @@ SKY, RED, YELLOW, GREY = "#56B4E9", "#D55E00", "#F0E442", "#999999"
 CYCLE = [BLUE, ORANGE, GREEN, PINK, SKY, RED]
 
 
-def training(
+def training_curves(
     history: Any,
     healthy: Mapping[str, tuple[float, float]] | None = None,
     solved: float | None = None,

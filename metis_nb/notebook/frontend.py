@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from IPython import get_ipython
 from IPython.display import display
+
+from metis_nb.learning import in_notebook
 
 
 def is_static() -> bool:
@@ -16,7 +17,7 @@ def is_static() -> bool:
 
 def is_live() -> bool:
     """Whether somebody may be looking: a notebook's kernel, and outputs that may change."""
-    return getattr(get_ipython(), "kernel", None) is not None and not is_static()
+    return in_notebook() and not is_static()
 
 
 def show_widget(widget: Any, text: str) -> None:

@@ -25,7 +25,7 @@ from IPython.display import DisplayHandle, display
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from metis_nb import frontend, plots
+from metis_nb.notebook import frontend, plots
 
 _DPI = 90
 # A widget may call back on a thread of its own, and matplotlib draws in one thread at a time.

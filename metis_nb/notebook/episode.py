@@ -28,7 +28,7 @@ from gymnasium import spaces
 from IPython.display import DisplayHandle, display
 from PIL import Image, ImageDraw, ImageFont
 
-from metis_nb import frontend
+from metis_nb.notebook import frontend
 
 INK, SOFT, LINE = "#1f2328", "#57606a", "#d0d7de"  # of the still pictures
 
@@ -104,7 +104,11 @@ class Film:
         # No "<" in a script: "</script>" would end it, and "<!--" begin a comment.
         data = json.dumps(self._data(), separators=(",", ":")).replace("<", "\\u003c")
         strip = base64.b64encode(self._filmstrip()).decode()
-        template = importlib.resources.files("metis_nb").joinpath("player.html").read_text("utf-8")
+        template = (
+            importlib.resources.files("metis_nb.notebook")
+            .joinpath("player.html")
+            .read_text("utf-8")
+        )
         values = {"ID": f"mnb-{uuid.uuid4().hex}", "LABEL": html.escape(repr(self)[1:-1])}
         values |= {"STRIP": strip, "DATA": data}
         return re.sub("__(ID|LABEL|STRIP|DATA)__", lambda name: values[name[1]], template)

@@ -10,18 +10,21 @@ The arrays are made once, on the device of the networks. The oldest transition i
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import psutil
 import torch
 from gymnasium.spaces import Discrete
-from torch import Tensor
+from torch import Tensor, nn
 
-from metis_nb import training
+from metis_nb import agents
 from metis_nb.envs import Step
-from metis_nb.spaces import Environment, name_of, single_spaces
+from metis_nb.envs.spaces import Environment, name_of, single_spaces
+from metis_nb.learning.checks import check_finite, check_numbers
+from metis_nb.learning.run import Run
 
 ANNOUNCED = 100e6  # bytes: a memory above this says how large it is, before it is made
 
@@ -38,6 +41,15 @@ class Batch:
     discount: Tensor  # (B,) float32, of what next_obs is worth: gamma to the number of steps
     weight: Tensor  # (B,) float32, of each transition in the loss
     index: Tensor  # (B,) int64, where in the memory it is
+
+
+class OffPolicy(Protocol):
+    """A trainer with a memory."""
+
+    env: Environment
+    replay: ReplayBuffer | None
+    capacity: int
+    learning_starts: int
 
 
 class ReplayBuffer:
@@ -57,13 +69,13 @@ class ReplayBuffer:
     """
 
     # Arrays of a subclass's own: the shape for each transition, and the type.
-    more: ClassVar[dict[str, tuple[tuple[int, ...], torch.dtype]]] = {}
+    extra_arrays: ClassVar[dict[str, tuple[tuple[int, ...], torch.dtype]]] = {}
 
     def __init__(
         self, env: Environment, capacity: int = 100_000, device: torch.device | str = "cpu"
     ):
         self.capacity, self.device = capacity, torch.device(device)
-        training.check_numbers(self, capacity="a whole number above 0")
+        check_numbers(self, capacity="a whole number above 0")
         self.capacity = capacity = int(capacity)
         self.spaces = obs_space, action_space = single_spaces(env)
         discrete = isinstance(action_space, Discrete)
@@ -75,8 +87,8 @@ class ReplayBuffer:
             "reward": ((), torch.float32),
             "next_obs": (obs_shape, torch.float32),
             "terminated": ((), torch.bool),
-            "following": ((), torch.int64),  # where the same episode goes on; -1: nowhere
-            **self.more,
+            "next_index": ((), torch.int64),  # of the same episode's next transition; -1: none
+            **self.extra_arrays,
         }
         self.nbytes = capacity * sum(
             torch.Size(shape).numel() * dtype.itemsize for shape, dtype in layout.values()
@@ -86,7 +98,7 @@ class ReplayBuffer:
             name: torch.zeros((capacity, *shape), dtype=dtype, device=self.device)
             for name, (shape, dtype) in layout.items()
         }
-        self.arrays["following"].fill_(-1)
+        self.arrays["next_index"].fill_(-1)
         self.added = 0  # transitions so far, those overwritten among them
         self._latest: Tensor | None = None  # (N,) where each environment's last one is
 
@@ -108,6 +120,16 @@ class ReplayBuffer:
         rewards = self["reward"] if len(self) else torch.zeros(1)
         return float(rewards.min()), float(rewards.max())
 
+    def return_range(
+        self, gamma: float, lowest_extra: float = 0.0, highest_extra: float = 0.0
+    ) -> tuple[float, float]:
+        """Between what any sum of discounted rewards lies, of those that it holds; each of them
+        perhaps with something extra, such as what entropy is worth."""
+        low, high = self.reward_range()
+        horizon = 1 / max(1 - gamma, 1e-9)
+        low, high = min(low, 0) + min(lowest_extra, 0), max(high, 0) + max(highest_extra, 0)
+        return low * horizon, high * horizon
+
     def add(self, obs: Tensor, action: Tensor, step: Step) -> Tensor:
         """Put in what one step of N environments gave; steps that only reset one are left out.
 
@@ -119,7 +141,7 @@ class ReplayBuffer:
         Returns:
             index: (M,) int64, where the M valid ones are now.
         """
-        N, device, following = len(obs), self.device, self.arrays["following"]
+        N, device, next_index = len(obs), self.device, self.arrays["next_index"]
         fields = dict(obs=obs, action=action, reward=step.reward)
         fields |= dict(next_obs=step.next_obs, terminated=step.terminated)
         for name, values in fields.items():
@@ -143,14 +165,14 @@ class ReplayBuffer:
         # Who began a new episode in between (an error, another training) acts on something else.
         same = self.arrays["next_obs"][before] == fields["obs"]
         linked = (before >= 0) & same[:, None].flatten(1).all(1)
-        following[before[linked]] = index[linked]
+        next_index[before[linked]] = index[linked]
         # Then what is overwritten now, which in a small memory may be what was linked. An older
         # transition goes before the one that follows it: no link outlives both.
-        following[index] = -1
+        next_index[index] = -1
         for name, values in fields.items():
             self.arrays[name][index] = values
-        over = (step.terminated | step.truncated).to(device)[rows]
-        self._latest[rows] = torch.where(over, -1, index)
+        done = (step.terminated | step.truncated).to(device)[rows]
+        self._latest[rows] = torch.where(done, -1, index)
         self.added += len(rows)
         return index
 
@@ -177,16 +199,16 @@ class ReplayBuffer:
                 raise ValueError(f"{name}={value!r}; expected a whole number above 0.")
         if not len(self):
             raise ValueError("the memory is empty; add transitions before sample().")
-        index, weight = self.draw(batch_size, generator)
+        index, weight = self.sample_indices(batch_size, generator)
         arrays = self.arrays
         last, reward = index, arrays["reward"][index]
         discount = torch.full_like(reward, gamma)
         for _ in range(length - 1):
-            following = arrays["following"][last]
-            more = following >= 0
-            last = torch.where(more, following, last)
-            reward = torch.where(more, reward + discount * arrays["reward"][last], reward)
-            discount = torch.where(more, discount * gamma, discount)
+            next_index = arrays["next_index"][last]
+            goes_on = next_index >= 0
+            last = torch.where(goes_on, next_index, last)
+            reward = torch.where(goes_on, reward + discount * arrays["reward"][last], reward)
+            discount = torch.where(goes_on, discount * gamma, discount)
         return Batch(
             obs=arrays["obs"][index],
             action=arrays["action"][index],
@@ -198,14 +220,16 @@ class ReplayBuffer:
             index=index,
         )
 
-    def draw(self, batch_size: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def sample_indices(
+        self, batch_size: int, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
         """Which transitions, (B,) int64, and their weights in the loss, (B,) float32."""
         where: dict[str, Any] = {"device": self.device}
         index = torch.randint(len(self), (batch_size,), generator=generator, **where)
         return index, torch.ones(batch_size, **where)
 
-    def learned(self, index: Tensor, error: Tensor) -> None:
-        """Told the error that each drawn transition had; here it makes no difference."""
+    def update_priorities(self, index: Tensor, error: Tensor) -> None:
+        """Receives the TD error (B,) of each transition drawn; uniform replay ignores them."""
 
     # --- going on later, or elsewhere -------------------------------------------------------
 
@@ -258,7 +282,7 @@ class PrioritizedReplay(ReplayBuffer):
         The others are those of `ReplayBuffer`.
     """
 
-    more: ClassVar[dict[str, tuple[tuple[int, ...], torch.dtype]]] = {
+    extra_arrays: ClassVar[dict[str, tuple[tuple[int, ...], torch.dtype]]] = {
         "priority": ((), torch.float32)  # p^alpha
     }
 
@@ -271,7 +295,7 @@ class PrioritizedReplay(ReplayBuffer):
         beta: float = 0.4,
     ):
         self.alpha, self.beta = alpha, beta
-        training.check_numbers(self, alpha="a number from 0 to 1", beta="a number from 0 to 1")
+        check_numbers(self, alpha="a number from 0 to 1", beta="a number from 0 to 1")
         super().__init__(env, capacity, device)
 
     def add(self, obs: Tensor, action: Tensor, step: Step) -> Tensor:
@@ -280,7 +304,9 @@ class PrioritizedReplay(ReplayBuffer):
         self.arrays["priority"][index] = highest  # to be seen at least once, soon
         return index
 
-    def draw(self, batch_size: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def sample_indices(
+        self, batch_size: int, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
         priority = self.arrays["priority"][: len(self)]
         # Float32 would lose the small ones among a million; Apple's GPUs have nothing better.
         precise = torch.float32 if self.device.type == "mps" else torch.float64
@@ -293,7 +319,7 @@ class PrioritizedReplay(ReplayBuffer):
         weight = (len(self) * probability) ** -self.beta
         return index, weight / weight.max()
 
-    def learned(self, index: Tensor, error: Tensor) -> None:
+    def update_priorities(self, index: Tensor, error: Tensor) -> None:
         self.arrays["priority"][index] = (error.detach().abs() + 1e-6) ** self.alpha
 
     def state_dict(self) -> dict[str, Any]:
@@ -304,7 +330,73 @@ class PrioritizedReplay(ReplayBuffer):
         self.alpha, self.beta = state["alpha"], state["beta"]
 
 
+# --- what trainers with a memory use ----------------------------------------------------------
+
+
+def memory_for(trainer: OffPolicy, *networks: nn.Module) -> ReplayBuffer:
+    """The memory that the trainer was given, whose content these networks have then met, or an
+    empty one on their device."""
+    device = agents.device_of(networks[0])
+    if trainer.replay is None:
+        return ReplayBuffer(trainer.env, trainer.capacity, device)
+    memory = trainer.replay
+    if len(memory):
+        obs, reward = memory["obs"].to(device), memory["reward"].to(device)
+        for network in networks:
+            agents.update_statistics(network, obs, rewards=reward)
+    return memory
+
+
+@torch.no_grad()
+def record(
+    run: Run,
+    memory: ReplayBuffer,
+    explore: Callable[[Tensor], Tensor],
+    steps: int,
+    networks: Sequence[nn.Module],
+) -> None:
+    """Act for so many environment steps, and remember them.
+
+    Args:
+        run: has the view of the environment, which goes on where the last call ended.
+        explore: policy actions (N,) or (N, A) for observations (N, *obs_shape).
+        steps: over all environments together.
+        networks: their running statistics take in what was met.
+    """
+    view = run.start(networks[0])
+    seen, rewards = [], []
+    goal = view.steps + steps
+    while view.steps < goal:
+        obs = view.obs
+        action = explore(obs)
+        step = view.step(action)
+        memory.add(obs, action, step)
+        seen.append(obs[step.valid])
+        rewards.append(step.reward[step.valid])
+    obs, reward = torch.cat(seen), torch.cat(rewards)
+    check_finite(run.steps, squared_reward=reward.square().mean())
+    for network in networks:
+        agents.update_statistics(network, obs, rewards=reward)
+
+
 # --- checks -----------------------------------------------------------------------------------
+
+
+def check_memory_settings(trainer: OffPolicy) -> None:
+    """Refuse a memory that does not fit the environment, or is too small to begin with.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was given and what is accepted.
+    """
+    capacity = trainer.capacity
+    if trainer.replay is not None:
+        check_replay(trainer.replay, trainer.env)
+        capacity = trainer.replay.capacity
+    if trainer.learning_starts > capacity:
+        raise ValueError(
+            f"learning_starts={trainer.learning_starts}; expected at most the {capacity} "
+            f"transitions that the memory holds."
+        )
 
 
 def check_replay(replay: ReplayBuffer, env: Environment) -> None:
@@ -326,7 +418,11 @@ def check_replay(replay: ReplayBuffer, env: Environment) -> None:
 
 
 def check_memory(replay: ReplayBuffer, nbytes: int) -> None:
-    """Say how much memory a large buffer will take, and refuse what there is not."""
+    """Say how much memory a large buffer will take.
+
+    Raises:
+        MemoryError: it does not fit; the message says how much does.
+    """
     if replay.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(replay.device)
     else:

@@ -8,14 +8,9 @@ import inspect
 import io
 import operator
 import os
-import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, overload
-
-# Before anything imports pygame: a notebook server has neither a screen nor a sound card.
-os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
 
 import gymnasium as gym
 import numpy as np
@@ -25,19 +20,16 @@ from IPython.display import display
 from PIL import Image
 from torch import nn
 
-from metis_nb import agents, frontend
-from metis_nb.envs import original
-from metis_nb.episode import Episode, Episodes
-from metis_nb.spaces import ActionUnits, name_of
+from metis_nb import agents
+from metis_nb.envs import make_single
+from metis_nb.envs.spaces import ActionUnits, name_of
+from metis_nb.notebook import frontend, seeds
+from metis_nb.notebook.episode import Episode, Episodes
 
 _MAX_FRAMES = 501  # a whole CartPole episode; longer ones are thinned
 _MAX_FRAMES_OF_ALL = 1255  # where several agents play: every second one of five
 _MAX_WIDTH = 600  # pixels: what the classic tasks draw, so that they keep their sharp, small frames
 _PHOTO_BYTES = 16_000  # a lossless frame above this is a photograph, and lossy saves nine tenths
-
-# Draws the seeds that nobody gave. Its own generator, so that playing leaves the reader's alone;
-# `metis_nb.seed` seeds it.
-chance = random.Random()
 
 Actor = nn.Module | Callable[[Any], Any]
 Choice = tuple[Any, dict[str, np.ndarray]]
@@ -124,7 +116,7 @@ def play(
         raise ValueError(f"max_steps is {max_steps}; it must be at least 1.")
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma is {gamma}; it must be from 0 to 1.")
-    seed = chance.randrange(2**31) if seed is None else operator.index(seed)
+    seed = seeds.generator.randrange(2**31) if seed is None else operator.index(seed)
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must be 0 or more, or None for a random one.")
     actors = _by_name("actor", actor)
@@ -211,8 +203,10 @@ def _episode(
     name: str,
     most: int,
 ) -> Episode:
-    game = _rendering_copy(env)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_without_screen())
+        game = _rendering_copy(env)
+        stack.callback(game.close)
         choose = _chooser(actor, game.action_space, deterministic, seed)
         judge = _judge(critic, game.action_space)
         with _undisturbed(actor, critic, seed=seed):
@@ -229,8 +223,19 @@ def _episode(
             episode = recording.episode()
             assert episode is not None
             return episode
+
+
+@contextlib.contextmanager
+def _without_screen() -> Iterator[None]:
+    """Let pygame do without screen and sound card, which a notebook server has not; afterwards the
+    reader's own windows (`render_mode="human"`) open as ever."""
+    names = [name for name in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER") if name not in os.environ]
+    os.environ.update(dict.fromkeys(names, "dummy"))
+    try:
+        yield
     finally:
-        game.close()
+        for name in names:
+            os.environ.pop(name, None)
 
 
 class _Recording:
@@ -499,7 +504,7 @@ def _seeded(networks: Sequence[nn.Module], seed: int) -> Iterator[None]:
 
 def _rendering_copy(env: Any) -> gym.Env:
     """The environment behind `env`, made afresh so that it draws pictures."""
-    game = original(env, render_mode="rgb_array")
+    game = make_single(env, render_mode="rgb_array")
     modes = game.metadata.get("render_modes", [])
     if "rgb_array" not in modes or game.render_mode != "rgb_array":
         game.close()

@@ -18,7 +18,9 @@ VECTOR_ARGUMENTS = ("num_envs", "vectorization_mode", "vector_kwargs")
 FILM_WRAPPERS = ("HumanRendering", "RenderCollection", "RecordVideo")
 
 
-def original(env: gym.Env | gym.vector.VectorEnv | str, render_mode: str | None = None) -> gym.Env:
+def make_single(
+    env: gym.Env | gym.vector.VectorEnv | str, render_mode: str | None = None
+) -> gym.Env:
     """A single environment like `env`, made afresh by Gymnasium, with its arguments and wrappers.
 
     One that was not made from a registered id is copied, or made by the first function that its

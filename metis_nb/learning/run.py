@@ -1,75 +1,100 @@
-"""What every training loop needs and no paper mentions.
-
-A trainer owns one `Run` and uses it: counts of steps, the view of its environment, its random
-generator, the history, the progress bar, callbacks, interruption, saving and loading. Nothing here
-knows an algorithm.
+"""One training of one trainer: counts of steps, the view of its environment, its random generator,
+the progress bar, callbacks and interruption. Nothing here knows an algorithm.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import os
-import re
 import signal
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from numbers import Integral, Real
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TextIO, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from metis_nb import agents, checkpoint
+from metis_nb import agents
 from metis_nb.envs import TensorView
-from metis_nb.spaces import Environment, SpacesOnly, describe, name_of, single_spaces
+from metis_nb.envs.spaces import Environment, name_of, single_spaces
+from metis_nb.learning.history import RECENT, History
+
+# All that an algorithm remembers beside its networks, by name: optimizers, target networks,
+# anything with `state_dict` and `load_state_dict`.
+State = dict[str, Any]
+
+
+class Trainer(Protocol):
+    """What every trainer is to callbacks, views, `save` and `load`; there is no parent class.
+
+    A trainer is a dataclass whose fields are its environment and its hyperparameters. Beside what
+    stands here it has `train`, and the steps that `train` consists of.
+    """
+
+    @property
+    def env(self) -> Environment:
+        """What it trains on."""
+
+    @property
+    def run(self) -> Run:
+        """Its bookkeeping: steps, networks, state, generator."""
+
+    @property
+    def history(self) -> History:
+        """One row for each update so far: `run.history`."""
+
+    @property
+    def healthy_ranges(self) -> Mapping[str, tuple[float, float]]:
+        """The numbers to watch, each with the range in which we saw it when all was well."""
+
+    @property
+    def prepare(self) -> Callable[..., State]:
+        """Takes the networks as `train` does, and returns `run.bind(...)`: what goes with them."""
+
+    def check(self) -> None:
+        """Raise ValueError or TypeError for a hyperparameter that is not accepted."""
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to one file."""
+
 
 # A callback is any function of the trainer, called after every update. Returning True stops. It may
 # have two methods: `open(trainer)`, called once when a training begins, before its first update,
-# and `close()`, called when it has ended, also where it ended by an error.
+# and `close()`, called when it has ended, also where it ended by an error. (`Any`, since a reader's
+# function may ask for the class of its own trainer.)
 Callback = Callable[[Any], bool | None]
-# Episodes behind "the return" at a moment: one number everywhere, in history, plots and callbacks.
-RECENT = 20
-
-State = dict[str, Any]
-T = TypeVar("T")
 
 
-class History(list):
-    """One row (a dict of numbers) for every update, in order. `history["return"]` is a column.
+@runtime_checkable
+class View(Protocol):
+    """A callback that shows a training in a page, in place of the progress bar."""
 
-    Every row has `steps` (environment steps so far), `seconds` (of training so far), `episodes`
-    (ended so far), `return` and `length` (means over the last 20 episodes; nan before the first).
-    The rest are the trainer's own diagnostics.
+    def __call__(self, trainer: Trainer) -> bool | None: ...
 
-    `episodes` holds one (steps, return, length) for every finished episode.
-    """
+    @property
+    def visible(self) -> bool:
+        """Whether there is a page to show it in."""
 
-    def __init__(self, rows: Sequence[dict[str, float]] = ()):
-        super().__init__(rows)
-        self.episodes: list[tuple[int, float, int]] = []
+    def say(self, text: str) -> bool:
+        """Tell the reader something. False where that is not possible."""
 
-    def __getitem__(self, key: Any) -> Any:
-        if not isinstance(key, str):
-            return super().__getitem__(key)
-        if self and not any(key in row for row in self):
-            names = ", ".join(dict.fromkeys(name for row in self for name in row))
-            raise KeyError(f"no column {key!r} in the history; it has {names}")
-        return np.array([row.get(key, math.nan) for row in self])
 
-    def __repr__(self) -> str:
-        if not self:
-            return "<History: no updates yet>"
-        row = self[-1]
-        numbers = ", ".join(f"{name} {value:.4g}" for name, value in row.items())
-        return f"<History of {len(self)} updates; the last: {numbers}>"
+def no_view() -> View | None:
+    """Outside of a page there is nothing to show but the progress bar."""
+    return None
+
+
+# Makes the view that `train` shows by itself, or None. What is for pages is no business of this
+# wing, so `metis_nb/__init__.py` sets it.
+make_view: Callable[[], View | None] = no_view
 
 
 class Run:
@@ -102,7 +127,7 @@ class Run:
         self.begin = self.goal = 0  # environment steps between which this training lies
         self._clock = 0.0
         self._bar = _progress_bar(0, 0, show=False)
-        self._trainer: Any = None
+        self._trainer: Trainer | None = None
         self._callbacks: list[Callback] = []
         self._loaded: dict[str, Any] = {}  # waits until the networks' device is known
 
@@ -113,17 +138,25 @@ class Run:
 
     # --- networks ---------------------------------------------------------------------------
 
-    def bind(self, make_state: Callable[[], State], **networks: nn.Module) -> State:
-        """Make `networks` the ones that this run trains. Others than before start a new run.
+    def bind(
+        self, make_state: Callable[[], State], **given: nn.Module | Sequence[nn.Module]
+    ) -> State:
+        """Make these networks the ones that this run trains. Others than before start a new run.
 
         Args:
-            make_state: called where the networks are new. Gives all that the algorithm remembers
-                beside them, by name: optimizers, target networks, anything with `state_dict` and
-                `load_state_dict`.
+            make_state: called where the networks are new; see `State`.
+            given: networks, or sequences of them, by the name of `train`'s argument. In
+                `run.networks` the members of `critics` are `critic_1`, `critic_2`, and so on.
 
         Returns:
             That state. It is saved, loaded and moved to the networks' device with the run.
         """
+        networks: dict[str, nn.Module] = {}
+        for name, one_or_more in given.items():
+            if isinstance(one_or_more, list | tuple | nn.ModuleList):
+                networks |= {member(name, i): each for i, each in enumerate(one_or_more)}
+            else:
+                networks[name] = one_or_more  # type: ignore[assignment]  # checked below
         for name, network in networks.items():
             if not isinstance(network, nn.Module):
                 raise TypeError(
@@ -177,7 +210,7 @@ class Run:
                     part.to(device)
                 else:  # an optimizer, which moves to its parameters
                     part.load_state_dict(part.state_dict())
-        self._loaded = {}  # taken over, once: chance must not come again after a later move
+        self._loaded = {}  # taken over once: a later device move must not rewind the generator
         if not self.view.running:
             self.view.reset()
         return self.view
@@ -204,7 +237,7 @@ class Run:
     @contextlib.contextmanager
     def training(
         self,
-        trainer: Any,
+        trainer: Trainer,
         steps: int,
         callbacks: Sequence[Callback] | Callback = (),
         progress: bool = True,
@@ -217,8 +250,8 @@ class Run:
         Args:
             steps: environment steps to go, above 0.
             callbacks: called after every update; see `Callback`.
-            progress: show how far it is: in a notebook `callbacks.live_plot()`, unless there is one
-                among the callbacks; elsewhere a bar.
+            progress: show how far it is: in a notebook the training view, unless there is one
+                among the callbacks; elsewhere a bar, on stderr.
 
         Raises:
             TypeError, ValueError: callbacks that cannot be called, or another number of steps.
@@ -234,14 +267,9 @@ class Run:
                     f"callbacks holds {what} {name}; expected functions of the trainer, such as "
                     f"callbacks.stop_at(475) or lambda trainer: trainer.run.steps > 10_000."
                 )
-        # Imported here, since callbacks use what is in this file.
-        from metis_nb import live
-        from metis_nb.callbacks import live_plot
-
-        in_notebook = live.in_notebook()
-        if in_notebook and progress and not any(isinstance(c, live_plot) for c in callbacks):
-            callbacks.append(live_plot())
-        view = next((c for c in callbacks if isinstance(c, live_plot) and in_notebook), None)
+        if progress and not any(isinstance(callback, View) for callback in callbacks):
+            callbacks += [view for view in [make_view()] if view is not None]
+        view = next((c for c in callbacks if isinstance(c, View) and c.visible), None)
         self._trainer, self._callbacks = trainer, callbacks
         self.begin, self.goal = self.steps, self.steps + int(steps)
         self.stopped = self.interrupted = False
@@ -272,6 +300,13 @@ class Run:
         """End the training after the update under way."""
         self.stopped = True
 
+    # --- what trainers with a memory use ------------------------------------------------------
+
+    def due(self, per_step: float, before: int) -> int:
+        """Gradient steps for the environment steps since `before`. Of running totals, so that no
+        fraction is lost between rounds."""
+        return int(self.steps * per_step) - int(before * per_step)
+
     def log(self, **numbers: Tensor | float) -> None:
         """Close one update: a row of history, the progress bar, the callbacks."""
         now = time.perf_counter()
@@ -284,7 +319,7 @@ class Run:
         row |= {name: float(value) for name, value in numbers.items()}
         self.history.append(row)
         shown = [f"return {row['return']:.1f}"] if recent else []
-        for name in getattr(self._trainer, "healthy", {}):
+        for name in getattr(self._trainer, "healthy_ranges", {}):
             if name in row:
                 shown.append(f"{name.replace('_', ' ')} {row[name]:.2g}")
         self._bar.set_postfix_str(", ".join(shown), refresh=False)
@@ -318,7 +353,7 @@ def _interruption(run: Run, say: Callable[[str], bool]) -> Iterator[None]:
         run.stop()
         text = "Stopping after this update. Interrupt again to stop at once."
         if not say(text):
-            tqdm.write(text)
+            tqdm.write(text, file=bar_stream())
 
     handle.run = run  # type: ignore[attr-defined]
     before = signal.signal(signal.SIGINT, handle)
@@ -344,177 +379,32 @@ def _one_thread(networks: Iterable[nn.Module]) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def member(argument: str, index: int) -> str:
+    """The name of one network of a sequence: the first of `critics` is `critic_1`."""
+    return f"{argument.removesuffix('s')}_{index + 1}"
+
+
+def in_notebook() -> bool:
+    """Whether this runs in a notebook's kernel, looked at now or stored for a page."""
+    ipython = sys.modules.get("IPython")  # no kernel is without it, and not everyone has it
+    return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
+
+
+def bar_stream() -> TextIO:
+    """Where a progress bar goes: out of the way of what a script prints. In a notebook, stderr is
+    shown as a red box and kept in the saved file."""
+    return sys.stdout if in_notebook() else sys.stderr
+
+
 def _progress_bar(start: int, goal: int, show: bool) -> tqdm:
-    # In a notebook, stderr is shown as a red box and kept in the saved file.
     return tqdm(
         **({} if show else {"disable": True}),  # so that the variable TQDM_DISABLE still counts
         total=goal,
         initial=start,
         unit=" steps",
         unit_scale=True,
-        file=sys.stdout,
+        file=bar_stream(),
         mininterval=0.25,
-        delay=0.5,  # nothing for what is over at once, and a live plot stands above it
+        delay=0.5,  # nothing for what is over at once, and a view stands above it
         dynamic_ncols=True,
     )
-
-
-# --- rows of tensors --------------------------------------------------------------------------
-
-
-def flatten(rollout: T) -> T:
-    """(T, N, ...) tensors as (B, ...): the steps that are experience, in one row."""
-    valid = rollout.valid  # type: ignore[attr-defined]
-    return dataclasses.replace(
-        rollout,  # type: ignore[type-var]
-        **{name: values[valid] for name, values in vars(rollout).items()},
-    )
-
-
-def stack(rows: Sequence[T]) -> T:
-    """T dataclasses of (N, ...) tensors as one of (T, N, ...) tensors."""
-    names = [f.name for f in dataclasses.fields(rows[0])]  # type: ignore[arg-type]
-    columns = {name: torch.stack([getattr(row, name) for row in rows]) for name in names}
-    return type(rows[0])(**columns)
-
-
-def mean(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of each entry over the dicts of scalar tensors that have it; they stay on their
-    device."""
-    columns: dict[str, list[Tensor]] = {}
-    for row in rows:
-        for name, number in row.items():
-            columns.setdefault(name, []).append(number.detach())
-    return {name: torch.stack(numbers).mean() for name, numbers in columns.items()}
-
-
-# --- saving and loading -----------------------------------------------------------------------
-
-
-def save(trainer: Any, path: str | Path) -> None:
-    """Write all that a trainer needs to go on as if it had never stopped."""
-    run: Run = trainer.run
-    networks = {name: agents.unwrap(network) for name, network in run.networks.items()}
-    if not networks:
-        raise RuntimeError("save() before there is anything to save: call train() first.")
-    state = {
-        "trainer": type(trainer).__name__,
-        "environment": name_of(run.env),
-        "spaces": describe(run.env),
-        "hyperparameters": hyperparameters(trainer),
-        "recipes": {name: getattr(net, "recipe", None) for name, net in networks.items()},
-        "networks": {name: dict(net.state_dict()) for name, net in networks.items()},
-        "state": {name: part.state_dict() for name, part in run.state.items()},
-        "run": run.state_dict(),
-        "history": list(run.history),
-        "episodes": run.history.episodes,
-        "seconds": run.seconds,
-    }
-    checkpoint.write(path, state)
-
-
-def load(
-    kind: type[T],
-    path: str | Path,
-    env: Environment,
-    replay: Any = None,
-    **given: nn.Module | None,
-) -> T:
-    """A trainer of this kind, as it was when `save` wrote it.
-
-    `replay` is a memory for it to fill, where it had one of the reader's own; `given` are networks
-    with code of the reader's own.
-
-    Raises:
-        FileNotFoundError, ValueError: there is no such file, or it holds something else.
-    """
-    state = checkpoint.read(path)
-    if state["trainer"] != kind.__name__:
-        raise ValueError(
-            f"path={str(path)!r} holds a {state['trainer']} trainer; expected a {kind.__name__}. "
-            f"Use {state['trainer']}.load."
-        )
-    saved = SpacesOnly(state["spaces"])
-    if single_spaces(saved) != single_spaces(env):
-        raise ValueError(
-            f"path={str(path)!r} was trained on {state['environment']} with the spaces "
-            f"{saved.observation_space} and {saved.action_space}; env={name_of(env)} has others: "
-            f"{' and '.join(map(str, single_spaces(env)))}."
-        )
-    own = {} if replay is None else {"replay": replay}
-    trainer: Any = kind(env, **state["hyperparameters"], **own)  # type: ignore[call-arg]
-    networks: dict[str, nn.Module] = {}
-    for name, recipe in state["recipes"].items():
-        network = given.get(name)
-        if network is None:
-            if recipe is None:
-                argument = "critics" if name.startswith("critic_") else name
-                raise ValueError(
-                    f"path={str(path)!r} holds a network with code of your own: make it again "
-                    f"and pass it, {kind.__name__}.load(path, env, {argument}=...)."
-                )
-            network = agents.make(recipe, env)
-        networks[name] = network
-    arguments: dict[str, Any] = {}
-    for name, network in networks.items():
-        if re.fullmatch(r"critic_\d", name):  # these go in as one list
-            arguments.setdefault("critics", []).append(network)
-        else:
-            arguments[name] = network
-    trainer.prepare(**arguments)
-    for name, network in networks.items():
-        agents.unwrap(network).load_state_dict(state["networks"][name])
-    run: Run = trainer.run
-    for name, part in run.state.items():
-        part.load_state_dict(state["state"][name])
-    run.history.extend(state["history"])
-    run.history.episodes.extend(state["episodes"])
-    run.seconds = state["seconds"]
-    run.load_state_dict(state["run"])
-    return trainer
-
-
-def hyperparameters(trainer: Any) -> dict[str, Any]:
-    """The fields of a trainer but its environment and memory, by name."""
-    names = [f.name for f in dataclasses.fields(trainer) if f.init]
-    return {name: getattr(trainer, name) for name in names if name not in ("env", "replay")}
-
-
-# --- checks that trainers share ---------------------------------------------------------------
-
-
-def check_numbers(trainer: Any, **accepted: str) -> None:
-    """Check hyperparameters by name. `accepted` is one of the keys of `CHECKS` for each.
-
-    Raises:
-        ValueError: naming the argument, what was given and what is accepted.
-    """
-    for name, kind in accepted.items():
-        value = getattr(trainer, name)
-        number = isinstance(value, Real) and not isinstance(value, bool)
-        if not number or not CHECKS[kind](value):
-            raise ValueError(f"{name}={value!r}; expected {kind}.")
-
-
-CHECKS: dict[str, Callable[[Any], bool]] = {
-    "a whole number above 0": lambda value: isinstance(value, Integral) and int(value) > 0,
-    "a number above 0": lambda value: 0 < value < math.inf,
-    "a number of 0 or more": lambda value: 0 <= value < math.inf,
-    "a number from 0 to 1": lambda value: 0 <= value <= 1,
-}
-
-
-def check_finite(run: Run, **values: Tensor) -> None:
-    """Stop where a loss or gradient is not finite, before it reaches the networks.
-
-    Raises:
-        FloatingPointError: naming the value and the environment step.
-    """
-    for name, value in values.items():
-        number = float(value.detach())
-        if not math.isfinite(number):
-            raise FloatingPointError(
-                f"{name} is {number} after environment step {run.steps}. Training stopped "
-                f"before it could reach a network. A smaller learning_rate or rewards of a "
-                f"smaller scale often help."
-            )

@@ -1,0 +1,86 @@
+"""Actors and critics: plain `nn.Module`s made to measure for an environment.
+
+    actor = agents.actor(env)      # pi(a | s): categorical for Discrete, Gaussian for Box actions
+    actor = agents.actor(env, squashed=True)       # Box actions within their bounds: SAC
+    actor = agents.actor(env, deterministic=True)  # a = mu(s): DDPG, TD3
+    critic = agents.critic(env)    # V(s)
+    critic = agents.q_critic(env)  # Q(s, a), for Box actions
+    q_network = agents.q_network(env)  # Q(s, .), one value for each discrete action
+
+All take raw observations. They keep the running mean and standard deviation of what they have
+seen as buffers, so that `act`, `play` and a saved file need nothing else.
+
+`makers` has these functions, `networks` what they make, `layers` the parts, `distributions` what a
+policy returns (the squashed density of SAC too), `calls` what trainers do with a network, `checks`
+the errors for one that does not fit.
+"""
+
+from metis_nb.agents.calls import (
+    action_value,
+    device_of,
+    frozen_copy,
+    policy,
+    polyak_update,
+    q_values,
+    return_scale,
+    unwrap,
+    update_statistics,
+    value,
+    value_scale,
+)
+from metis_nb.agents.checks import Critics, check_fits, check_kind, two_critics
+from metis_nb.agents.distributions import Categorical, Gaussian, SquashedGaussian
+from metis_nb.agents.layers import RunningStatistics, linear, mlp
+from metis_nb.agents.makers import actor, critic, load, make, q_critic, q_network
+from metis_nb.agents.networks import (
+    VALUE_UNIT,
+    Actor,
+    CategoricalActor,
+    Critic,
+    DeterministicActor,
+    GaussianActor,
+    Network,
+    QCritic,
+    QNetwork,
+    SquashedGaussianActor,
+)
+
+__all__ = [
+    "VALUE_UNIT",
+    "Actor",
+    "Categorical",
+    "CategoricalActor",
+    "Critic",
+    "Critics",
+    "DeterministicActor",
+    "Gaussian",
+    "GaussianActor",
+    "Network",
+    "QCritic",
+    "QNetwork",
+    "RunningStatistics",
+    "SquashedGaussian",
+    "SquashedGaussianActor",
+    "action_value",
+    "actor",
+    "check_fits",
+    "check_kind",
+    "critic",
+    "device_of",
+    "frozen_copy",
+    "linear",
+    "load",
+    "make",
+    "mlp",
+    "policy",
+    "polyak_update",
+    "q_critic",
+    "q_network",
+    "q_values",
+    "return_scale",
+    "two_critics",
+    "unwrap",
+    "update_statistics",
+    "value",
+    "value_scale",
+]

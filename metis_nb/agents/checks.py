@@ -1,0 +1,73 @@
+"""Does a network fit the environment, and the trainer? Errors that name the right one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from metis_nb.agents.calls import unwrap
+from metis_nb.agents.networks import Critic, Network
+from metis_nb.envs.spaces import Environment, name_of, single_spaces
+
+Critics = Sequence[nn.Module]  # two of them
+
+
+def check_fits(name: str, network: nn.Module, env: Environment) -> None:
+    """Refuse a network that was made for other spaces than those of `env`.
+
+    Raises:
+        ValueError: naming both. Networks of other classes are accepted unchecked.
+    """
+    inner, (obs_space, action_space) = unwrap(network), single_spaces(env)
+    if not isinstance(inner, Network):
+        return
+    fits = inner.obs_space.shape == obs_space.shape
+    if not isinstance(inner, Critic):
+        fits = fits and inner.action_space == action_space
+    if not fits:
+        option = f", {inner.option}=True" if inner.option else ""
+        raise ValueError(
+            f"{name} was made for observations of shape {inner.obs_space.shape} and actions "
+            f"{inner.action_space}; {name_of(env)} has {obs_space.shape} and {action_space}. "
+            f"Make another: agents.{inner.made_by}(env{option})."
+        )
+
+
+def maker(kind: type[Network]) -> str:
+    """The call that makes a network of this kind."""
+    option = f", {kind.option}=True" if kind.option else ""
+    return f"agents.{kind.made_by}(env{option})"
+
+
+def check_kind(name: str, network: object, kind: type[Network]) -> None:
+    """Refuse what is no network, or is one of this package's of another kind.
+
+    Raises:
+        TypeError: naming it, and how to make the right one. Other classes are accepted unchecked.
+    """
+    inner = unwrap(network) if isinstance(network, nn.Module) else network
+    if not isinstance(inner, nn.Module) or isinstance(inner, Network) != isinstance(inner, kind):
+        raise TypeError(
+            f"{name} is a {type(inner).__name__}; expected a torch.nn.Module, such as "
+            f"{maker(kind)}."
+        )
+
+
+def two_critics(critics: Critics, kind: type[Network]) -> tuple[nn.Module, nn.Module]:
+    """Both of `critics`, checked.
+
+    Raises:
+        TypeError, ValueError: there are not two, they share parameters, or one is of another kind.
+    """
+    both = f"{maker(kind)}, {maker(kind)}."
+    if not isinstance(critics, Sequence | nn.ModuleList):
+        raise TypeError(f"critics is a {type(critics).__name__}; expected two: {both}")
+    if len(critics) != 2:
+        raise ValueError(f"critics holds {len(critics)}; expected two: {both}")
+    for index, critic in enumerate(critics):
+        check_kind(f"critics[{index}]", critic, kind)
+    first, second = critics
+    if {id(p) for p in first.parameters()} & {id(p) for p in second.parameters()}:
+        raise ValueError(f"critics share parameters; expected two of them: {both}")
+    return first, second

@@ -1,0 +1,89 @@
+"""Is a hyperparameter within its range, and a loss finite? Errors that say what to do."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import sys
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Annotated, Any
+
+from torch import Tensor
+
+CHECKS: dict[str, Callable[[Any], bool]] = {
+    "a whole number above 0": lambda value: isinstance(value, Integral) and int(value) > 0,
+    "a number above 0": lambda value: 0 < value < math.inf,
+    "a number of 0 or more": lambda value: 0 <= value < math.inf,
+    "a number from 0 to 1": lambda value: 0 <= value <= 1,
+}
+# The type of a hyperparameter says what is accepted: `gamma: Fraction = 0.99`.
+Count = Annotated[int, "a whole number above 0"]
+Positive = Annotated[float, "a number above 0"]
+NonNegative = Annotated[float, "a number of 0 or more"]
+Fraction = Annotated[float, "a number from 0 to 1"]
+
+
+def check_fields(trainer: object) -> None:
+    """Check every field whose type is one of those above; those of a subclass are among them.
+
+    Raises:
+        ValueError: naming the argument, what was given and what is accepted.
+    """
+    kind: Any = type(trainer)
+    check_numbers(trainer, **ranges(kind))
+
+
+@functools.cache
+def ranges(kind: Any) -> dict[str, str]:
+    """What is accepted for each field of a class that says so. A subclass that gives a field
+    another default, `gamma: float = 0.9`, keeps its range."""
+    found: dict[str, str] = {}
+    for cls in reversed(inspect.getmro(kind)):
+        names = vars(sys.modules.get(cls.__module__, object))
+        for name, annotation in inspect.get_annotations(cls).items():
+            if isinstance(annotation, str):  # from __future__ import annotations
+                try:
+                    annotation = eval(annotation, dict(names), dict(vars(cls)))
+                except Exception:  # a name that only a type checker sees: nothing of ours
+                    continue
+            said = getattr(annotation, "__metadata__", ())  # of Annotated
+            if said and said[0] in CHECKS:
+                found[name] = said[0]
+    return found
+
+
+def check_numbers(owner: object, **accepted: str) -> None:
+    """Check attributes by name. `accepted` is one of the keys of `CHECKS` for each.
+
+    Raises:
+        ValueError: naming the argument, what was given and what is accepted.
+    """
+    for name, kind in accepted.items():
+        value = getattr(owner, name)
+        # Asking for `Real` is slow; what is checked at every update is nearly always one of these.
+        number = type(value) in (int, float) or (
+            isinstance(value, Real) and not isinstance(value, bool)
+        )
+        if not number or not CHECKS[kind](value):
+            raise ValueError(f"{name}={value!r}; expected {kind}.")
+
+
+def check_finite(steps: int, **values: Tensor) -> None:
+    """Stop where a loss or gradient is not finite, before it reaches the networks. All scalars are
+    looked at together, since on a GPU each look waits for it.
+
+    Raises:
+        FloatingPointError: naming the value and the environment step, `steps`.
+    """
+    if math.isfinite(float(sum(value.detach() for value in values.values()))):
+        return
+    for name, value in values.items():
+        number = float(value.detach())
+        if not math.isfinite(number):
+            raise FloatingPointError(
+                f"{name} is {number} after environment step {steps}. Training stopped before it "
+                f"could reach a network. A smaller learning_rate or rewards of a smaller scale "
+                f"often help."
+            )

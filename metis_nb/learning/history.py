@@ -1,0 +1,51 @@
+"""What a training leaves behind: a row of numbers for every update, and every episode."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+# Episodes behind "the return" at a moment: one number everywhere, in history, plots and callbacks.
+RECENT = 20
+# What stands in every row, whatever the algorithm.
+EVERY_ROW = {
+    "steps": "environment steps so far, over all environments together; steps that only reset one "
+    "are not among them",
+    "seconds": "of training so far, in wall-clock time; callbacks and pictures do not count",
+    "episodes": "ended so far",
+    "return": f"mean over the last {RECENT} episodes, in units of reward, not discounted; nan "
+    "before the first has ended. Episodes of training, so with its exploration",
+    "length": f"mean over the last {RECENT} episodes, in environment steps; nan before the first",
+}
+
+
+class History(list):
+    """One row (a dict of numbers) for every update, in order. `history["return"]` is a column.
+
+    Every row has the numbers in `EVERY_ROW`; the rest are the trainer's own, which its `metrics`
+    explains.
+
+    `episodes` holds one (steps, return, length) for every finished episode.
+    """
+
+    def __init__(self, rows: Sequence[dict[str, float]] = ()):
+        super().__init__(rows)
+        self.episodes: list[tuple[int, float, int]] = []
+
+    def __getitem__(self, key: Any) -> Any:
+        if not isinstance(key, str):
+            return super().__getitem__(key)
+        if self and not any(key in row for row in self):
+            names = ", ".join(dict.fromkeys(name for row in self for name in row))
+            raise KeyError(f"no column {key!r} in the history; it has {names}")
+        return np.array([row.get(key, math.nan) for row in self])
+
+    def __repr__(self) -> str:
+        if not self:
+            return "<History: no updates yet>"
+        row = self[-1]
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in row.items())
+        return f"<History of {len(self)} updates; the last: {numbers}>"

@@ -1,0 +1,1 @@
+"""What only a teacher needs: exact values, probes with known answers, results of long runs."""
