@@ -354,3 +354,38 @@ def test_an_environment_need_not_know_render_mode():
 def test_original_names_what_it_cannot_make(env, error, match):
     with pytest.raises(error, match=match):
         envs.make_single(env)
+
+
+@pytest.mark.parametrize("name", dict(in_every_mode()))
+def test_a_step_that_travels_in_one_piece_is_the_same(name):
+    """As to a GPU, where each copy waits."""
+
+    def steps(packs):
+        view = TensorView(dict(in_every_mode())[name])
+        view.packs = packs
+        view.reset()
+        return [vars(view.step(torch.zeros(view.num_envs).long())) for _ in range(40)]
+
+    assert len(steps(True)) == 40
+    for packed, plain in zip(steps(True), steps(False), strict=True):
+        for field, value in plain.items():
+            assert packed[field].dtype == value.dtype
+            assert torch.equal(packed[field], value), field
+
+
+def test_images_travel_in_one_piece():
+    class Images(Scripted):
+        observation_space = Box(0, 255, (4, 3, 2), np.uint8)
+
+        def _obs(self):
+            return np.full((4, 3, 2), 10 * self.episode + self.count, np.uint8)
+
+    makers = [lambda: Images(0), lambda: Images(1)]
+    views = [TensorView(SyncVectorEnv(makers, autoreset_mode="SameStep")) for _ in range(2)]
+    views[0].packs = True
+    for view in views:
+        view.reset()
+    for _ in range(12):
+        packed, plain = (vars(view.step(torch.zeros(2).long())) for view in views)
+        assert packed["next_obs"].shape == (2, 4, 3, 2)
+        assert all(torch.equal(packed[field], plain[field]) for field in plain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from torch import Tensor
 from metis_nb.envs.snapshot import capture, restore
 from metis_nb.envs.spaces import ActionUnits, Environment, single_spaces
 
+Array = Any  # np.ndarray or Tensor: where the environment lives
+TENSOR_TYPES = {np.float32: torch.float32, np.bool_: torch.bool}
 # Vector environments seed their N sub-environments s, s + 1, ..., s + N - 1. Seeds this far apart
 # share none of them.
 SEED_STRIDE = 2**20
@@ -67,12 +70,19 @@ class TensorView:
         self.num_envs: int = env.num_envs if isinstance(env, VectorEnv) else 1
         self.mode = autoreset_mode(env) if isinstance(env, VectorEnv) else AutoresetMode.DISABLED
         self.action_units = ActionUnits(self.action_space).to(self.device)
+        self.packs = self.device.type != "cpu"  # a step travels to the device in one piece
         self.steps = 0  # environment steps so far, resets left out
         self.returns_tensors = False  # known after the first reset
         self._obs: Tensor | None = None  # None: the next step needs a reset
-        self.resetting = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
-        self.episode_return = torch.zeros(self.num_envs, device=self.device)
-        self.episode_length = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
+        # Kept where the environment lives: in NumPy, or in tensors where it returns tensors.
+        self.resetting: Array = np.zeros(self.num_envs, dtype=np.bool_)
+        self.episode_return: Array = np.zeros(self.num_envs, dtype=np.float32)
+        self._length: Array = np.zeros(self.num_envs, dtype=np.int64)
+
+    @property
+    def episode_length(self) -> Tensor:
+        """Steps so far of the episodes under way: (N,) int64."""
+        return torch.as_tensor(self._length, device=self.device)
 
     @property
     def running(self) -> bool:
@@ -93,10 +103,10 @@ class TensorView:
             self.env.action_space.seed(seed)
         obs, _ = self.env.reset(seed=seed)
         self.returns_tensors = isinstance(obs, Tensor)
-        self._obs = self._observation(obs if self.vectorised else np.asarray(obs)[None])
-        for values in (self.resetting, self.episode_return, self.episode_length):
-            values.zero_()
-        self._check(self._obs, self.episode_return)
+        here = self._here(obs if self.vectorised else np.asarray(obs)[None], np.float32)
+        self._keep(*(0 * values for values in self._kept()))
+        self._check(here, self.episode_return)
+        self._obs = self._observation(here)
         return self._obs
 
     def step(self, action: Tensor) -> Step:
@@ -108,18 +118,13 @@ class TensorView:
         # Until the step is whole, the view counts as stopped in the middle (Ctrl-C, an error).
         self._obs, valid = None, ~self.resetting
         action = self.action_units.to_env(action)
-        if self.vectorised:
-            raw = action if self.returns_tensors else self.action_units.to_numpy(action)
-            obs, reward, terminated, truncated, info = self.env.step(raw)
-        else:
-            only = self.action_units.to_numpy(action)[0]
-            obs, reward, terminated, truncated, info = self.env.step(only)
-            obs = np.asarray(obs)[None]
-        next_obs = self._observation(obs)
-        reward = self._tensor(reward, torch.float32)
-        terminated = self._tensor(terminated, torch.bool)
-        truncated = self._tensor(truncated, torch.bool)
-        done, obs = terminated | truncated, next_obs
+        raw = action if self.returns_tensors else self.action_units.to_numpy(action)
+        obs, *rest, info = self.env.step(raw if self.vectorised else raw[0])
+        if not self.vectorised:
+            obs, rest = np.asarray(obs)[None], [np.array([value]) for value in rest]
+        obs, kinds = self._here(obs, np.float32), (np.float32, np.bool_, np.bool_)
+        reward, terminated, truncated = (self._here(*each) for each in zip(rest, kinds))
+        done, next_obs = terminated | truncated, obs
         self.steps += int(valid.sum())
         any_done = bool(done.any())
         if self.mode == AutoresetMode.NEXT_STEP:
@@ -132,58 +137,79 @@ class TensorView:
         if any_done and self.mode != AutoresetMode.NEXT_STEP:
             self._check(obs, reward)
         self._count(reward, valid, done, any_done)
-        self._obs = obs
-        return Step(obs, next_obs, reward, terminated, truncated, valid)
+        step = self._step(obs, next_obs, reward, terminated, truncated, valid)
+        self._obs = step.obs
+        return step
 
-    def _count(self, reward: Tensor, valid: Tensor, done: Tensor, any_done: bool) -> None:
-        self.episode_return += torch.where(valid, reward, 0.0)
-        self.episode_length += valid
+    def _count(self, reward: Array, valid: Array, done: Array, any_done: bool) -> None:
+        self.episode_return += reward * valid
+        self._length += valid
         if any_done:
-            returns, lengths = self.episode_return[done], self.episode_length[done]
+            returns, lengths = self.episode_return[done], self._length[done]
             for episode in zip(returns.tolist(), lengths.tolist(), strict=True):
                 self.finished.append((self.steps, *episode))
-            self.episode_return[done], self.episode_length[done] = 0.0, 0
+            self.episode_return[done], self._length[done] = 0.0, 0
 
     # --- to and from tensors --------------------------------------------------------------
 
-    def _observation(self, obs: Any) -> Tensor:
-        if isinstance(obs, Tensor):
-            return obs.to(self.device, torch.float32)  # no copy where it is so already
-        # A copy: some environments hand out the same array at every step.
-        return torch.from_numpy(np.array(obs, dtype=np.float32)).to(self.device)
-
-    def _tensor(self, values: Any, dtype: torch.dtype) -> Tensor:
+    def _here(self, values: Any, kind: type) -> Array:
+        """Values of a step, where the environment lives: of this kind, and no array of its own."""
         if isinstance(values, Tensor):
-            return values.to(self.device, dtype)
-        kind = np.float32 if dtype == torch.float32 else np.bool_
-        return torch.from_numpy(np.array(values, dtype=kind).reshape(-1)).to(self.device)
+            return values.to(self.device, TENSOR_TYPES[kind])  # no copy where it is so already
+        # A copy: some environments hand out the same array at every step.
+        return np.array(values, dtype=kind)
+
+    def _observation(self, obs: Array) -> Tensor:
+        return obs if isinstance(obs, Tensor) else torch.from_numpy(obs).to(self.device)
+
+    def _step(self, obs: Array, next_obs: Array, *columns: Array) -> Step:
+        """All of a step on the device. To a GPU it travels in one piece, since each copy waits."""
+        if isinstance(obs, Tensor) or not self.packs:
+            first = self._observation(obs)
+            second = first if next_obs is obs else self._observation(next_obs)
+            return Step(first, second, *(self._observation(column) for column in columns))
+        N, shape = len(obs), obs.shape[1:]
+        parts = [obs.reshape(N, -1)] + [column[:, None] for column in columns]
+        if next_obs is not obs:
+            parts.append(next_obs.reshape(N, -1))
+        packed = torch.from_numpy(np.concatenate(parts, 1, dtype=np.float32)).to(self.device)
+        sizes = [part.shape[1] for part in parts]
+        first, reward, *flags = packed.split(sizes, 1)
+        second = flags.pop() if next_obs is not obs else first
+        terminated, truncated, valid = (flag[:, 0] > 0.5 for flag in flags)
+        first, second = first.reshape(N, *shape), second.reshape(N, *shape)
+        return Step(first, second, reward[:, 0], terminated, truncated, valid)
 
     # --- ends of episodes -----------------------------------------------------------------
 
-    def _final_obs(self, info: dict[str, Any], obs: Tensor, done: Tensor) -> Tensor:
+    def _final_obs(self, info: dict[str, Any], obs: Array, done: Array) -> Array:
         final = info["final_obs"]
-        if isinstance(final, Tensor):
-            where = done.reshape(-1, *[1] * (obs.ndim - 1))
-            return torch.where(where, self._observation(final), obs)
-        rows = done.nonzero()[:, 0].tolist()
-        next_obs = obs.clone()
-        next_obs[rows] = self._observation(np.stack([final[row] for row in rows]))
+        if isinstance(obs, Tensor):
+            return torch.where(_column(done, obs), self._here(final, np.float32), obs)
+        next_obs = obs.copy()
+        for row in done.nonzero()[0]:
+            next_obs[row] = final[row]
         return next_obs
 
-    def _reset_where(self, done: Tensor, obs: Tensor) -> Tensor:
+    def _reset_where(self, done: Array, obs: Array) -> Array:
         if not self.vectorised:
             first, _ = self.env.reset()
-            return self._observation(np.asarray(first)[None])
-        mask = done if self.returns_tensors else done.cpu().numpy()
-        fresh, _ = self.env.reset(options={"reset_mask": mask})
-        return torch.where(done.reshape(-1, *[1] * (obs.ndim - 1)), self._observation(fresh), obs)
+            return self._here(np.asarray(first)[None], np.float32)
+        fresh, _ = self.env.reset(options={"reset_mask": done})
+        fresh, where = self._here(fresh, np.float32), _column(done, obs)
+        if isinstance(obs, Tensor):
+            return torch.where(where, fresh, obs)
+        return np.where(where, fresh, obs)
 
-    def _check(self, obs: Tensor, reward: Tensor) -> None:
-        # One sum says whether all is well, at the cost of one look; which and where comes after.
-        if np.isfinite(float(obs.sum() + reward.sum())):
+    def _check(self, obs: Array, reward: Array) -> None:
+        if isinstance(obs, Tensor):  # one sum says whether all is well: on a GPU each look waits
+            fine = math.isfinite(float(obs.sum() + reward.sum()))
+        else:
+            fine = bool(np.isfinite(reward).all() and np.isfinite(obs).all())
+        if fine:
             return
         for name, values in (("observation", obs), ("reward", reward)):
-            bad = ~values.reshape(self.num_envs, -1).isfinite().all(1)
+            bad = ~torch.as_tensor(values).reshape(self.num_envs, -1).isfinite().all(1)
             if bool(bad.any()):
                 index = int(bad.nonzero()[0, 0])
                 raise FloatingPointError(
@@ -195,25 +221,38 @@ class TensorView:
 
     # --- going on later, or elsewhere -----------------------------------------------------
 
+    def _kept(self) -> tuple[Array, Array, Array]:
+        return self.resetting, self.episode_return, self._length
+
+    def _keep(self, resetting: Any, episode_return: Any, length: Any) -> None:
+        """Bookkeeping to go on with, where the environment lives."""
+        values = resetting, episode_return, length
+        if self.returns_tensors:
+            tensors = [torch.as_tensor(value, device=self.device) for value in values]
+            self.resetting, self.episode_return, self._length = tensors
+        else:
+            arrays = [torch.as_tensor(value).cpu().numpy() for value in values]
+            self.resetting, self.episode_return, self._length = arrays
+        self.resetting = self.resetting > 0
+
     def to(self, device: torch.device) -> None:
         """Hand out tensors on another device from now on; episodes go on."""
-        self.device = device
+        self.device, self.packs = device, device.type != "cpu"
         self.action_units.to(device)
         self._obs = None if self._obs is None else self._obs.to(device)
-        self.resetting = self.resetting.to(device)
-        self.episode_return = self.episode_return.to(device)
-        self.episode_length = self.episode_length.to(device)
+        self._keep(*self._kept())
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on; `env` is None where it cannot be captured."""
+        resetting, episode_return, length = (torch.as_tensor(v).clone() for v in self._kept())
         return {
             "env": capture(self.env),
             "obs": self._obs,
-            "resetting": self.resetting,
-            "episode_return": self.episode_return.clone(),
-            "episode_length": self.episode_length.clone(),
+            "resetting": resetting,
+            "episode_return": episode_return,
+            "episode_length": length,
             "steps": self.steps,
-            "returns_tensors": self.returns_tensors,
+            "speaks_torch": self.returns_tensors,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
@@ -224,11 +263,16 @@ class TensorView:
                 self.next_seed += self.steps  # new episodes, not those of the beginning again
             return False
         restore(self.env, state["env"])
-        self.next_seed, self.returns_tensors = None, state["returns_tensors"]
-        self._obs, self.resetting = state["obs"], state["resetting"]
-        self.episode_return, self.episode_length = state["episode_return"], state["episode_length"]
+        self.next_seed, self.returns_tensors = None, state["speaks_torch"]
+        self._obs = state["obs"]
+        self._keep(*(state[n].clone() for n in ("resetting", "episode_return", "episode_length")))
         self.to(self.device)
         return True
+
+
+def _column(done: Array, obs: Array) -> Array:
+    """(N,) with as many axes as obs (N, *obs_shape) has."""
+    return done.reshape(-1, *[1] * (obs.ndim - 1))
 
 
 def autoreset_mode(env: VectorEnv) -> AutoresetMode:

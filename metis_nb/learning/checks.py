@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Annotated, Any
 
@@ -23,22 +23,45 @@ Count = Annotated[int, "a whole number above 0"]
 Positive = Annotated[float, "a number above 0"]
 NonNegative = Annotated[float, "a number of 0 or more"]
 Fraction = Annotated[float, "a number from 0 to 1"]
+# What a subclass of a trainer could override in version 0.1, and what it is called now.
+RENAMED = {
+    "healthy": "healthy_ranges",
+    "move_targets": "update_targets",
+    "exploration": "current_epsilon",
+    "step_size": "current_learning_rate",
+    "temperature": "alpha",
+    "entropy_asked_for": "resolved_target_entropy",
+    "highest_entropy": "units.max_entropy",
+}
 
 
 def check_fields(trainer: object) -> None:
     """Check every field whose type is one of those above; those of a subclass are among them.
 
     Raises:
+        TypeError: a subclass overrides what has another name now.
         ValueError: naming the argument, what was given and what is accepted.
     """
     kind: Any = type(trainer)
     check_numbers(trainer, **ranges(kind))
 
 
+def check_names(kind: type, renamed: Mapping[str, str]) -> None:
+    """Refuse a subclass that overrides what has another name now: nobody would call it.
+
+    Raises:
+        TypeError: naming both.
+    """
+    for old, new in renamed.items():
+        if hasattr(kind, old):
+            raise TypeError(f"{kind.__name__}.{old} would not be called: it is {new} now.")
+
+
 @functools.cache
 def ranges(kind: Any) -> dict[str, str]:
     """What is accepted for each field of a class that says so. A subclass that gives a field
     another default, `gamma: float = 0.9`, keeps its range."""
+    check_names(kind, RENAMED)
     found: dict[str, str] = {}
     for cls in reversed(inspect.getmro(kind)):
         names = vars(sys.modules.get(cls.__module__, object))

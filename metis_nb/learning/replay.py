@@ -23,9 +23,11 @@ from torch import Tensor, nn
 from metis_nb import agents
 from metis_nb.envs import Step
 from metis_nb.envs.spaces import Environment, name_of, single_spaces
-from metis_nb.learning.checks import check_finite, check_numbers
+from metis_nb.learning.checks import check_finite, check_names, check_numbers
 from metis_nb.learning.run import Run
 
+# What a subclass could override in version 0.1, and what it is called now.
+RENAMED = {"draw": "sample_indices", "learned": "update_priorities", "more": "extra_arrays"}
 ANNOUNCED = 100e6  # bytes: a memory above this says how large it is, before it is made
 
 
@@ -70,6 +72,10 @@ class ReplayBuffer:
 
     # Arrays of a subclass's own: the shape for each transition, and the type.
     extra_arrays: ClassVar[dict[str, tuple[tuple[int, ...], torch.dtype]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        check_names(cls, RENAMED)
 
     def __init__(
         self, env: Environment, capacity: int = 100_000, device: torch.device | str = "cpu"

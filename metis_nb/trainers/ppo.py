@@ -215,19 +215,18 @@ class PPO:
         spread = advantage.std(correction=0) + ADVANTAGE_FLOOR * return_scale(critic) + 1e-8
         advantage = (advantage - advantage.mean()) / spread
 
-        for _ in range(self.epochs):
-            metrics = []
+        metrics = []
+        for epoch in range(self.epochs):
             order = torch.randperm(size, generator=self.run.generator, device=advantage.device)
             for i in order.tensor_split(max(1, round(size / self.minibatch_size))):
                 obs = batch.obs[i]
                 pi = policy(actor, obs)
                 ratio = self.ratio(pi, batch.action[i], batch.log_prob[i])
-                entropy = pi.entropy().mean()
                 actor_loss = self.actor_loss(ratio, advantage[i])
                 critic_loss = self.critic_loss(critic, obs, value_target[i])
                 loss = actor_loss + critic_loss
                 if self.entropy_coefficient > 0:
-                    loss = loss - self.entropy_coefficient * entropy
+                    loss = loss - self.entropy_coefficient * pi.entropy().mean()
 
                 adam.zero_grad()
                 loss.backward()
@@ -235,21 +234,26 @@ class PPO:
                 learning.check_finite(self.run.steps, loss=loss, gradient_norm=norm)
                 adam.step()
 
-                with torch.no_grad():
-                    metrics.append(
-                        {
-                            # Never negative, little variance: joschu.net/blog/kl-approx.html
-                            "kl": (ratio - 1 - ratio.log()).mean(),
-                            "clip_fraction": ((ratio - 1).abs() > self.clip_range).float().mean(),
-                            "entropy": entropy,
-                            "actor_loss": actor_loss,
-                            "critic_loss": critic_loss,
-                        }
-                    )
+                if epoch == self.epochs - 1:
+                    metrics.append(self.metrics(pi, ratio, actor_loss, critic_loss))
         # Only now: within an update, old and new policy see the same normalised observations.
         update_statistics(actor, batch.obs)
         update_statistics(critic, batch.obs)
         return learning.mean(metrics) | {"explained_variance": explained_variance}
+
+    @torch.no_grad()
+    def metrics(
+        self, pi: Distribution, ratio: Tensor, actor_loss: Tensor, critic_loss: Tensor
+    ) -> dict[str, Tensor]:
+        """Numbers to watch of one minibatch, before its gradient step."""
+        return {
+            # Never negative, little variance: joschu.net/blog/kl-approx.html
+            "kl": (ratio - 1 - ratio.log()).mean(),
+            "clip_fraction": ((ratio - 1).abs() > self.clip_range).float().mean(),
+            "entropy": pi.entropy().mean(),
+            "actor_loss": actor_loss,
+            "critic_loss": critic_loss,
+        }
 
     def prepare(self, actor: nn.Module, critic: nn.Module) -> learning.State:
         """The optimizer "adam" of these networks. Others than before start a new training."""

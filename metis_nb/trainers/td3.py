@@ -204,8 +204,9 @@ class TD3:
 
         td_target = self.td_target(state["target_actor"], state["target_critics"], batch)
         first, second = (action_value(critic, batch.obs, batch.action) for critic in critics)
-        losses = [self.critic_loss(q / scale, td_target / scale) for q in (first, second)]
-        critic_loss = (batch.weight * sum(losses)).mean()
+        target = td_target / scale
+        loss = self.critic_loss(first / scale, target) + self.critic_loss(second / scale, target)
+        critic_loss = (batch.weight * loss).mean()
         learning.gradient_step(self.run, "critics_adam", critic_loss, self.max_grad_norm)
 
         if delayed:
