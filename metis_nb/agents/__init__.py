@@ -29,7 +29,7 @@ from metis_nb.agents.calls import (
     value_scale,
 )
 from metis_nb.agents.checks import Critics, check_fits, check_kind, two_critics
-from metis_nb.agents.distributions import Categorical, Gaussian, SquashedGaussian
+from metis_nb.agents.distributions import Categorical, Gaussian, SquashedGaussian, log_slope_of_tanh
 from metis_nb.agents.layers import RunningStatistics, linear, mlp
 from metis_nb.agents.makers import actor, critic, load, make, q_critic, q_network
 from metis_nb.agents.networks import (
@@ -70,6 +70,7 @@ __all__ = [
     "frozen_copy",
     "linear",
     "load",
+    "log_slope_of_tanh",
     "make",
     "mlp",
     "policy",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -25,7 +25,9 @@ class RunningStatistics(nn.Module):
         self.register_buffer("mean", torch.zeros(tuple(shape)))
         self.register_buffer("variance", torch.ones(tuple(shape)))
         self.register_buffer("count", torch.tensor(0, dtype=torch.int64))
-        self._derived: dict[str, tuple[Tensor, Tensor, tuple[int, int], Tensor]] = {}
+        for name in ("_std", "_size"):  # see `_derived`; not saved, since they can be had again
+            self.register_buffer(name, torch.ones(tuple(shape)), persistent=False)
+        self._known: tuple[Tensor, Tensor, int, int] | None = None
 
     @torch.no_grad()
     def update(self, batch: Tensor) -> None:
@@ -42,23 +44,33 @@ class RunningStatistics(nn.Module):
     @property
     def std(self) -> Tensor:
         """Standard deviation, at least 1e-4. (*shape)"""
-        return self.derived("std", lambda mean, variance: variance.sqrt().clamp(min=1e-4))
+        return self._derived()[0]
 
-    def derived(self, name: str, compute: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """What follows from mean and variance. It is asked for in every forward pass, and changes
-        only with them: kept until they are other tensors, or have been written to."""
-        mean, variance = self._buffers["mean"], self._buffers["variance"]
+    @property
+    def usual_size(self) -> Tensor:
+        """The root of the mean square, at least 1e-4: how large values are, whatever their sign."""
+        return self._derived()[1]
+
+    def _derived(self) -> tuple[Tensor, Tensor]:
+        """What follows from mean and variance. Every forward pass asks for it, and it changes only
+        with them, so it is kept until they are other tensors or have been written to. It is kept
+        in buffers, so that whoever copies all buffers, even past their versions, copies it too."""
+        buffers = self._buffers
+        mean, variance = buffers["mean"], buffers["variance"]
         assert mean is not None
         assert variance is not None
-        if mean.is_inference() or torch.is_inference_mode_enabled():  # these count no changes
-            return compute(mean, variance)
-        now = (mean._version, variance._version)
-        known = self._derived.get(name)
-        if known and known[0] is mean and known[1] is variance and known[2] == now:
-            return known[3]
-        value = compute(mean, variance)
-        self._derived[name] = (mean, variance, now, value)
-        return value
+        untold = mean.is_inference() or variance.is_inference()  # such tensors count no changes
+        if not untold and self._known is not None:
+            known_mean, known_variance, *versions = self._known
+            if known_mean is mean and known_variance is variance:
+                if versions == [mean._version, variance._version]:
+                    return buffers["_std"], buffers["_size"]  # type: ignore[return-value]
+        std = variance.sqrt().clamp(min=1e-4)
+        size = (mean.square() + variance).sqrt().clamp(min=1e-4)
+        if not untold and not torch.is_inference_mode_enabled():
+            buffers["_std"], buffers["_size"] = std, size
+            self._known = (mean, variance, mean._version, variance._version)
+        return std, size
 
     def normalize(self, batch: Tensor) -> Tensor:
         """To mean 0 and standard deviation 1, clipped to [-10, 10]."""

@@ -212,12 +212,7 @@ class ActionValues(Network):
     @property
     def scale(self) -> Tensor:
         """`VALUE_UNIT` rewards of the usual size: the root of their mean square."""
-        return self.reward_statistics.derived("value unit", value_unit)
-
-
-def value_unit(mean: Tensor, variance: Tensor) -> Tensor:
-    """`VALUE_UNIT` rewards of the usual size, for rewards of this mean and variance."""
-    return VALUE_UNIT * (mean.square() + variance).sqrt().clamp(min=1e-4)
+        return VALUE_UNIT * self.reward_statistics.usual_size
 
 
 class QCritic(ActionValues):

@@ -15,7 +15,7 @@ from metis_nb.learning.checks import (
     check_numbers,
 )
 from metis_nb.learning.gradients import adam, gradient_step, set_learning_rate
-from metis_nb.learning.history import EVERY_ROW, RECENT, History
+from metis_nb.learning.history import EVERY_ROW, RECENT, History, described_metrics
 from metis_nb.learning.noise import Noise
 from metis_nb.learning.replay import (
     Batch,
@@ -52,6 +52,7 @@ __all__ = [
     "check_finite",
     "check_memory_settings",
     "check_numbers",
+    "described_metrics",
     "flatten",
     "gradient_step",
     "hyperparameters",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,20 +15,42 @@ RECENT = 20
 # What stands in every row, whatever the algorithm.
 EVERY_ROW = {
     "steps": "environment steps so far, over all environments together; steps that only reset one "
-    "are not among them",
-    "seconds": "of training so far, in wall-clock time; callbacks and pictures do not count",
-    "episodes": "ended so far",
+    "are not among them. Healthy: rises by about the same number in each row.",
+    "seconds": "of training so far, in wall-clock time; callbacks and pictures do not count. "
+    "Healthy: rises evenly. Ever faster: something in the environment grows as it runs.",
+    "episodes": "ended so far. Healthy: rises. Stays 0: episodes have no end; wrap the environment "
+    "in `gymnasium.wrappers.TimeLimit`.",
     "return": f"mean over the last {RECENT} episodes, in units of reward, not discounted; nan "
-    "before the first has ended. Episodes of training, so with its exploration",
-    "length": f"mean over the last {RECENT} episodes, in environment steps; nan before the first",
+    "before the first has ended. Healthy: rises, then stays. These are episodes of training, with "
+    "its exploration: `evaluate` says what the policy can do. Rises and is lost again: a lower "
+    "learning rate.",
+    "length": f"mean over the last {RECENT} episodes, in environment steps; nan before the first "
+    "has ended. Healthy: depends on the task; at a time limit, episodes are truncated.",
 }
+
+
+def described_metrics(trainer: object) -> dict[str, str]:
+    """What each number in a row of history is, its unit, where healthy lies, and what it means when
+    it is not: name -> one line. Of a trainer or its class, from `Metrics:` in its docstring."""
+    kind = trainer if isinstance(trainer, type) else type(trainer)
+    sections = re.split(r"\n\n(?=\w+:\n)", inspect.getdoc(kind) or "")
+    lines = [
+        line for text in sections if text.startswith("Metrics:\n") for line in text.split("\n")
+    ]
+    found: dict[str, str] = {}
+    for line in lines[1:]:
+        if match := re.match(r"    (\w+): (.*)", line):
+            name, found[match[1]] = match[1], match[2]
+        elif found:
+            found[name] += f" {line.strip()}"
+    return EVERY_ROW | found
 
 
 class History(list):
     """One row (a dict of numbers) for every update, in order. `history["return"]` is a column.
 
-    Every row has the numbers in `EVERY_ROW`; the rest are the trainer's own, which its `metrics`
-    explains.
+    Every row has the numbers in `EVERY_ROW`; the rest are the trainer's own, which
+    `learning.described_metrics(trainer)` explains.
 
     `episodes` holds one (steps, return, length) for every finished episode.
     """

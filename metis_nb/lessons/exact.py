@@ -153,11 +153,11 @@ class Pendulum:
                 return self.values(v)
 
     def soft_values(self, actor: Any, alpha: float = 0.0, quantiles: int = 15) -> Values:
-        """V and Q of an actor that acts by chance, as SAC's does, with what its entropy is worth:
+        """V and Q of an actor that samples, as SAC's does, with what its entropy is worth:
         V(s) = E[r + gamma V(s')] + alpha H(s), where H(s) is the entropy of pi(. | s), in nats and
         for torques in units of [-1, 1]. With `alpha=0`, of the rewards alone.
 
-        A squashed Gaussian stands for `quantiles` torques that are all as likely. Each step is
+        A squashed Gaussian stands for `quantiles` torques of equal probability. Each step is
         interpolated, as in `of(actor, steps=1)`, so it is less exact than `of`.
 
         Args:
@@ -179,13 +179,13 @@ class Pendulum:
                 noise = torch.special.ndtri(middle)[:, None, None].expand(-1, *pi.mode.shape)
                 action = pi.sample(noise=noise)
                 # Of the Gaussian, exact; tanh takes away what it presses together.
-                normal, tanh = pi.base_dist, pi.transforms[0]
-                pressed = tanh.log_abs_det_jacobian(normal.mean + normal.stddev * noise, action)
+                normal = pi.gaussian
+                pressed = agents.log_slope_of_tanh(normal.mean + normal.stddev * noise)
                 entropy = normal.entropy() + pressed.sum(-1).mean(0)
                 torque = MAX_TORQUE * to_numpy(action)[..., 0].T.astype(float)
-                chance = np.full(torque.shape, 1 / quantiles)
+                probability = np.full(torque.shape, 1 / quantiles)
             elif isinstance(pi, agents.Categorical) and pi.probs.shape[1] == len(self.torques):
-                torque, chance = self.torques[None], to_numpy(pi.probs).astype(float)
+                torque, probability = self.torques[None], to_numpy(pi.probs).astype(float)
                 entropy = pi.entropy()
             else:
                 raise ValueError(
@@ -196,7 +196,7 @@ class Pendulum:
         angle, speed = (states[:, None] for states in self.states)
         angle, speed, reward = step(angle, speed, torque)
         index, weight = self.corners(angle, speed)
-        weight = (weight * chance).reshape(4, len(self.obs), -1)
+        weight = (weight * probability).reshape(4, len(self.obs), -1)
         rows = np.broadcast_to(np.arange(len(self.obs))[None, :, None], index.shape)
         where = torch.from_numpy(np.stack([rows.ravel(), index.ravel()]))
         size = len(self.obs), len(self.obs)
@@ -206,7 +206,7 @@ class Pendulum:
         with warnings.catch_warnings():  # torch calls these beta; they are ten times faster
             warnings.simplefilter("ignore", UserWarning)
             onward = onward.to_sparse_csr()
-        earned = torch.from_numpy((reward * chance).sum(1) + alpha * to_numpy(entropy))
+        earned = torch.from_numpy((reward * probability).sum(1) + alpha * to_numpy(entropy))
         v = torch.zeros_like(earned)
         while True:
             new = earned + self.gamma * (onward @ v)

@@ -76,7 +76,7 @@ class ConstantReward(Probe):
 
 
 class ObservedReward(Probe):
-    """One step. The observation is -1 or 1 by chance, and so is the reward."""
+    """One step. The observation is -1 or 1 at random, and so is the reward."""
 
     asks = "a critic that looks at the observation"
     suspect = "observations and targets that do not belong together"
@@ -167,7 +167,7 @@ class LaterChoice(Probe):
 
 class MatchedTorque(Probe):
     """One step, one continuous action in [-1, 3]. Reward: 1 - (action - observation)^2, for an
-    observation of 0 or 2 by chance."""
+    observation of 0 or 2 at random."""
 
     asks = "a Gaussian policy, and action bounds that are not symmetric"
     suspect = "the log-probability, or how actions are scaled"
@@ -190,7 +190,7 @@ class ConstantTorqueReward(ConstantReward):
 
 
 class ObservedTorqueReward(ObservedReward):
-    """One step. The observation is -1 or 1 by chance, and so is the reward, whatever the torque."""
+    """One step. The observation is -1 or 1 at random, and so is the reward, whatever the torque."""
 
     action_space = MatchedTorque.action_space
 
@@ -222,7 +222,7 @@ class BestTorque(Probe):
 
 
 class FollowedTorque(BestTorque):
-    """One step. The observation is 0 or 2 by chance, and the best action is as large: the reward is
+    """One step. The observation is 0 or 2 at random, and the best action is as large: the reward is
     1 - (action - observation)^2 / 4."""
 
     asks = "an actor that looks at the observation"

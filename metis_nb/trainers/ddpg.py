@@ -58,6 +58,18 @@ class DDPG:
         seed: seeds all randomness in training; the environment is seeded once, from it. None draws
             one from torch's global generator.
 
+    Metrics:
+        q_value: mean Q(s, a) of the batch, in units of reward: what is expected from here on,
+            discounted. Healthy: within the sums of discounted rewards that the memory allows, the
+            band in the picture. Outside: the estimates feed on themselves; lower the learning rate
+            or `tau`.
+        td_error: mean absolute error of Q(s, a) against its target, in units of reward. Healthy:
+            well below the size of the q_value. As large: the critic does not keep up; it grows with
+            rewards that only now are found, too.
+        critic_loss: mean squared error of Q(s, a) against its target, both in units of
+            `value_scale`, ten rewards of the usual size. Healthy: falls at first, then stays level.
+            Rises without end: it diverges; lower the learning rate.
+
     Raises:
         TypeError, ValueError: an environment or a number that is not accepted.
     """

@@ -60,6 +60,20 @@ class DDQN:
         seed: seeds all randomness in training; the environment is seeded once, from it. None draws
             one from torch's global generator.
 
+    Metrics:
+        epsilon: share of random actions, from 0 to 1. Healthy: falls in a line from 1 to the
+            trainer's `epsilon`, over `epsilon_steps`.
+        q_value: mean Q(s, a) of the batch, in units of reward: what is expected from here on,
+            discounted. Healthy: within the sums of discounted rewards that the memory allows, the
+            band in the picture. Outside: the estimates feed on themselves; lower the learning rate,
+            or raise `target_interval`.
+        td_error: mean absolute error of Q(s, a) against its target, in units of reward. Healthy:
+            well below the size of the q_value. As large: the critic does not keep up; it grows with
+            rewards that only now are found, too.
+        loss: Huber loss of Q(s, a) against its target, in units of `value_scale`, ten rewards of
+            the usual size. Healthy: falls at first, then stays level. Rises without end: it
+            diverges; lower the learning rate.
+
     Raises:
         TypeError, ValueError: an environment or a number that is not accepted.
     """

@@ -71,6 +71,26 @@ class PPO:
         seed: seeds all randomness in training; the environment is seeded once, from it. None draws
             one from torch's global generator.
 
+    Metrics:
+        kl: how far the policy moved in the update, as seen in its last epoch, in nats (0: not at
+            all). Healthy: 0 to 0.03. Above: the steps are too large to trust; lower the learning
+            rate, or `epochs`. 0 all the time: nothing is learned.
+        clip_fraction: share of steps whose probability ratio lies outside of the clip range, in the
+            last epoch, from 0 to 1. Healthy: 0 to 0.3. Above: most steps no longer pull; lower the
+            learning rate, or `epochs`.
+        entropy: of the policy at the states of the batch, in nats: log n for n uniformly random
+            actions; for `Box` actions it may be negative. Healthy: falls slowly. Falls at once: the
+            policy has settled before it has tried enough; raise `entropy_coefficient`. Never falls:
+            nothing is learned.
+        actor_loss: what the actor descends, without unit. Healthy: near 0, of any sign: it says
+            nothing about how good the policy is.
+        critic_loss: half the mean squared error of the critic, in variances of the return. Healthy:
+            falls at first, then stays level; it may rise as returns do. Rises without end: a lower
+            learning rate.
+        explained_variance: share of the variance of the value targets that the critic explains,
+            before the update: 1 is all of it. Healthy: 0.5 to 1, after the first updates. Near 0 or
+            below: the critic is no better than a constant, and advantages are mostly noise.
+
     Raises:
         TypeError, ValueError: an environment or a number that is not accepted.
     """

@@ -70,6 +70,28 @@ class SAC:
         seed: seeds all randomness in training; the environment is seeded once, from it. None draws
             one from torch's global generator.
 
+    Metrics:
+        q_value: mean Q(s, a) of the batch, in units of reward: what is expected from here on,
+            discounted. Healthy: within the sums of discounted rewards and entropies that the memory
+            allows, the band in the picture. Outside: the estimates feed on themselves; lower the
+            learning rate or `tau`.
+        disagreement: mean absolute difference between the two critics, in units of reward. Healthy:
+            well below the size of the q_value. As large: the lower of two is then a guess far too
+            low; more data, or a lower learning rate.
+        td_error: mean absolute error of Q(s, a) against its target, in units of reward. Healthy:
+            well below the size of the q_value. As large: the critic does not keep up; it grows with
+            rewards that only now are found, too.
+        critic_loss: sum of both critics' mean squared errors against their target, with values in
+            units of `value_scale`, ten rewards of the usual size. Healthy: falls at first, then
+            stays level. Rises without end: it diverges; lower the learning rate.
+        entropy: of the policy at the states of the batch, in nats; see `target_entropy`. Healthy:
+            within a quarter of the way from its target to the highest there is. Far above: the
+            temperature is still on its way down. Far below: the policy has settled too early; the
+            temperature rises.
+        alpha: the temperature: what one nat of entropy is worth, in units of reward. Healthy:
+            settles, mostly below where it began. Grows without end: the target entropy cannot be
+            reached. Falls to nothing: exploration has all but ended.
+
     Raises:
         TypeError, ValueError: an environment or a number that is not accepted.
     """

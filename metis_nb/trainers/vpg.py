@@ -86,6 +86,20 @@ class VPG:
         seed: seeds all randomness in training; the environment is seeded once, from it. None draws
             one from torch's global generator.
 
+    Metrics:
+        kl: how far the policy moved in the update, in nats (0: not at all). Healthy: 0 to 0.03.
+            Above: the steps are too large to trust; lower the learning rate. 0 all the time:
+            nothing is learned.
+        entropy: of the policy at the states of the batch, in nats: log n for n uniformly random
+            actions; for `Box` actions it may be negative. Healthy: falls slowly. Falls at once: the
+            policy has settled before it has tried enough; raise `entropy_coefficient`. Never falls:
+            nothing is learned.
+        actor_loss: what the actor descends, without unit. Healthy: near 0, of any sign: it says
+            nothing about how good the policy is.
+        gradient_norm: of the loss, before it is clipped. Healthy: mostly below `max_grad_norm` or a
+            few times as large. Far above it in most updates: the step size is that of the clipping,
+            whatever the learning rate says.
+
     Raises:
         TypeError, ValueError: an environment or an argument that is not accepted.
     """
