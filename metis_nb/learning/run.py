@@ -113,7 +113,7 @@ class Run:
         self.env = env
         self.seed: int | None = None if seed is None else int(seed)
         self.networks: dict[str, nn.Module] = {}
-        self._parameters: list[nn.Parameter] = []
+        self._parameters: list[Tensor] = []
         self.state: State = {}
         self._clear()
 
@@ -170,7 +170,7 @@ class Run:
             raise ValueError(f"{where}; expected one device. Move them: {name}.to(device).")
         # Wrapping a network (in DataParallel, say) leaves its parameters the same, and giving it
         # another layer leaves the network the same: both go on.
-        parameters = [p for network in networks.values() for p in network.parameters()]
+        parameters = [p for net in networks.values() for p in agents.tensors_of(net)[0]]
         same_parameters = [*map(id, parameters)] == [*map(id, self._parameters)]
         same_networks = all(self.networks.get(name) is net for name, net in networks.items())
         if self.networks and not same_parameters and not same_networks:

@@ -213,18 +213,20 @@ class A2C:
         """
         adam = self.prepare(actor, critic)["adam"]
         advantage, value_target = advantage[rollout.valid], value_target[rollout.valid]
-        batch = learning.flatten(rollout)  # (B, ...)
+        obs, action = rollout.obs[rollout.valid], rollout.action[rollout.valid]  # (B, ...)
         learning.check_finite(self.run.steps, value_target=value_target.abs().max())
         explained_variance = 1 - advantage.var() / value_target.var()
         update_statistics(critic, returns=value_target)
         spread = advantage.std(correction=0) + ADVANTAGE_FLOOR * return_scale(critic) + 1e-8
         advantage = (advantage - advantage.mean()) / spread
 
-        pi = policy(actor, batch.obs)
-        log_prob, entropy = pi.log_prob(batch.action), pi.entropy().mean()
+        pi = policy(actor, obs)
+        log_prob, entropy = pi.log_prob(action), pi.entropy().mean()
         actor_loss = self.actor_loss(log_prob, advantage)
-        critic_loss = self.critic_loss(critic, batch.obs, value_target)
-        loss = actor_loss + critic_loss - self.entropy_coefficient * entropy
+        critic_loss = self.critic_loss(critic, obs, value_target)
+        loss = actor_loss + critic_loss
+        if self.entropy_coefficient > 0:
+            loss = loss - self.entropy_coefficient * entropy
 
         adam.zero_grad()
         loss.backward()
@@ -235,9 +237,9 @@ class A2C:
         adam.step()
 
         with torch.no_grad():
-            log_ratio = policy(actor, batch.obs).log_prob(batch.action) - log_prob
-        update_statistics(actor, batch.obs)
-        update_statistics(critic, batch.obs)
+            log_ratio = policy(actor, obs).log_prob(action) - log_prob
+        update_statistics(actor, obs)
+        update_statistics(critic, obs)
         return {
             # Never negative, little variance: joschu.net/blog/kl-approx.html
             "kl": (log_ratio.exp() - 1 - log_ratio).mean(),

@@ -259,18 +259,20 @@ class VPG:
             FloatingPointError: a loss or gradient that is not finite.
         """
         adam = self.prepare(actor)["adam"]
-        weight = weight[rollout.valid]
-        batch = learning.flatten(rollout)  # (B, ...)
+        weight, time = weight[rollout.valid], rollout.time[rollout.valid]  # (B,)
+        obs, action = rollout.obs[rollout.valid], rollout.action[rollout.valid]  # (B, ...)
         floor = WEIGHT_FLOOR * weight.std(correction=0) + 1e-8
         if self.baseline:
-            weight = weight - self.mean_at(batch.time, weight)
+            weight = weight - self.mean_at(time, weight)
         if self.normalize:
             weight = weight / (weight.std(correction=0) + floor)
 
-        pi = policy(actor, batch.obs)
-        log_prob, entropy = pi.log_prob(batch.action), pi.entropy().mean()
+        pi = policy(actor, obs)
+        log_prob, entropy = pi.log_prob(action), pi.entropy().mean()
         actor_loss = self.actor_loss(log_prob, weight)
-        loss = actor_loss - self.entropy_coefficient * entropy
+        loss = actor_loss
+        if self.entropy_coefficient > 0:
+            loss = loss - self.entropy_coefficient * entropy
 
         adam.zero_grad()
         loss.backward()
@@ -279,8 +281,8 @@ class VPG:
         adam.step()
 
         with torch.no_grad():
-            log_ratio = policy(actor, batch.obs).log_prob(batch.action) - log_prob
-        update_statistics(actor, batch.obs)
+            log_ratio = policy(actor, obs).log_prob(action) - log_prob
+        update_statistics(actor, obs)
         return {
             # Never negative, little variance: joschu.net/blog/kl-approx.html
             "kl": (log_ratio.exp() - 1 - log_ratio).mean(),
