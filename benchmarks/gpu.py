@@ -1,16 +1,16 @@
 """When does a GPU pay? Seconds of training on the processor and on the GPU, for two sizes.
 
-    python benchmarks/gpu.py
+    python benchmarks/gpu.py --save
 
 With our defaults (two layers of 64), and with two layers of 1,024 and batches of 1,024: wall-clock
 time of so many environment steps after a warm-up, everything else the same, the two taking turns.
 """
 
 import argparse
-import statistics
 import time
 from importlib.metadata import version
 
+import tables
 import torch
 from seeds import TRAINERS
 from tqdm import tqdm
@@ -61,26 +61,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repeats", type=int, default=3, help="runs each (default 3)")
     parser.add_argument("--algorithms", nargs="+", choices=TRAINERS, default=list(TRAINERS))
+    parser.add_argument("--save", action="store_true", help="to benchmarks/results/")
     options = parser.parse_args()
     gpu = metis_nb.device()
     if gpu.type == "cpu":
         raise SystemExit("torch finds no GPU on this machine.")
-    what = torch.cuda.get_device_name() if gpu.type == "cuda" else gpu.type
-    print(f"{what}, {torch.get_num_threads()} threads of the processor; torch {version('torch')}\n")
-    print("| | networks | processor, ms per step | GPU | processor's time in parts of the GPU's |")
-    print("|---|---|--:|--:|--:|")
+    rows = []
     for name in tqdm(options.algorithms, unit=" algorithms"):
         for size in STEPS:
-            pairs = [
-                [milliseconds(name, size, device) for device in (torch.device("cpu"), gpu)]
-                for _ in range(options.repeats)
-            ]
-            cpu_time, gpu_time = map(statistics.median, zip(*pairs, strict=True))
-            print(
-                f"| {name} | {size} | {cpu_time:.3f} | {gpu_time:.3f} "
-                f"| {cpu_time / gpu_time:.2f} |",
-                flush=True,
-            )
+            for repeat in range(options.repeats):
+                one, other = (
+                    round(milliseconds(name, size, device), 4)
+                    for device in (torch.device("cpu"), gpu)
+                )
+                row = {"algorithm": name, "networks": size, "repeat": repeat}
+                rows.append(row | {"processor_ms": one, "gpu_ms": other})
+    if options.save:
+        what = torch.cuda.get_device_name() if gpu.type == "cuda" else gpu.type
+        threads = f"{torch.get_num_threads()} threads of the processor"
+        tables.save("gpu", rows, f"{what}, {threads}, torch {version('torch')}")
+    print(tables.gpu(rows))
 
 
 if __name__ == "__main__":

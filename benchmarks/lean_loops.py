@@ -1,6 +1,6 @@
 """How far are our updates from lean loops? CPU milliseconds of a gradient step.
 
-    python benchmarks/lean_loops.py --rounds 5 --out benchmarks/results/lean_loops.jsonl
+    python benchmarks/lean_loops.py --save
 
 A lean loop does the arithmetic of an algorithm and nothing else: networks of the same size, the
 same batches, gradient clipping, fused Adam, Polyak averages; no statistics, no checks, no numbers
@@ -11,17 +11,16 @@ then asks the new policy once more how far it has moved.
 
 import argparse
 import copy
-import json
 import math
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch
 
+import tables
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -266,39 +265,19 @@ def measure(name: str) -> dict:
     return {key: value if isinstance(value, str) else round(value, 4) for key, value in row.items()}
 
 
-def table(rows: Sequence[dict]) -> str:
-    """Medians over the rounds, as Markdown."""
-    lines = ["| | lean loop, ms per gradient step | ours | ours in parts of lean |"]
-    lines.append("|---|--:|--:|--:|")
-    for name in LEAN:
-        own = [row for row in rows if row["algorithm"] == name]
-        if own:
-            keys = ("lean_ms", "ours_ms", "ratio")
-            cells = [statistics.median(row[key] for row in own) for key in keys]
-            lines.append("| {} | {:.2f} | {:.2f} | {:.2f} |".format(name, *cells))
-    collected = [row["collect_us"] for row in rows if "collect_us" in row]
-    if collected:
-        lines += [
-            "",
-            f"PPO collects a step of 16 CartPoles in {statistics.median(collected):.1f} µs.",
-        ]
-    return "\n".join(lines)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--algorithms", nargs="+", choices=LEAN, default=list(LEAN))
-    parser.add_argument("--out", type=Path, help="where to write the rows; a new file")
+    parser.add_argument("--save", action="store_true", help="to benchmarks/results/")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
     for _ in range(options.rounds):  # contenders take turns
         rows += [measure(name) for name in options.algorithms]
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    print(table(rows))
+    if options.save:
+        tables.save("lean_loops", rows, f"torch {torch.__version__}, one thread")
+    print(tables.lean_loops(rows))
     return 0
 
 

@@ -11,11 +11,11 @@ over, is counted apart. What the page does with the pictures is not in it.
 import argparse
 import json
 import os
-import platform
 import statistics
 from typing import Any
 
 import nbformat
+import tables
 from nbclient import NotebookClient
 
 STEPS = 80_000
@@ -72,26 +72,29 @@ def measure(seed: int, num_envs: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="What the training view costs.")
     parser.add_argument("--seeds", type=int, default=2, help="trainings of each kind")
+    parser.add_argument("--save", action="store_true", help="to benchmarks/results/")
     options = parser.parse_args()
-    print(f"{platform.processor() or platform.machine()}, medians of {options.seeds} seeds\n")
-    print(
-        "| trained on | CPU seconds | pictures | ms for each | share of the time | last picture |"
-    )
-    print("|---|--:|--:|--:|--:|--:|")
+    rows = []
     for num_envs in (1, 16):
-        rows = []
         for seed in range(options.seeds):
             result = measure(seed, num_envs)
             live, last = [*result["open"], *result["__call__"]], sum(result["close"])
             training = result["total"] - sum(live) - last
-            each = statistics.median(live[1:] or live)
-            rows.append((result["total"], len(live), 1000 * each, 100 * sum(live) / training, last))
-        total, number, each, share, last = (statistics.median(column) for column in zip(*rows))
-        name = "one environment" if num_envs == 1 else f"{num_envs} environments"
-        print(
-            f"| {name} | {total:.1f} | {number:.0f} | {each:.1f} | {share:.2f} % | {last:.2f} s |",
-            flush=True,
-        )
+            name = "one environment" if num_envs == 1 else f"{num_envs} environments"
+            rows.append(
+                {
+                    "trained_on": name,
+                    "seed": seed,
+                    "cpu_seconds": round(result["total"], 2),
+                    "pictures": len(live),
+                    "ms_each": round(1000 * statistics.median(live[1:] or live), 2),
+                    "share": round(sum(live) / training, 5),
+                    "last_seconds": round(last, 3),
+                }
+            )
+    if options.save:
+        tables.save("live_plot", rows, "")
+    print(tables.live_plot(rows))
 
 
 if __name__ == "__main__":

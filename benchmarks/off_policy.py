@@ -15,15 +15,14 @@ else the machine does falls on all of them alike; everything on one thread.
 
 import argparse
 import os
-import statistics
 import time
 from importlib.metadata import version
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch
 
 import gymnasium as gym
-import numpy as np
 import stable_baselines3 as sb3
+import tables
 import torch
 from seeds import networks_for
 from tqdm import tqdm
@@ -37,8 +36,8 @@ OURS = {"DDPG": DDPG, "TD3": TD3, "SAC": SAC}
 THEIRS = {"DDPG": sb3.DDPG, "TD3": sb3.TD3, "SAC": sb3.SAC}
 
 
-def to_bar(name: str, seed: int) -> tuple[float, float, float]:
-    """CPU seconds and steps until the bar, and the greedy return at that moment."""
+def to_bar(name: str, seed: int) -> dict:
+    """A row: CPU seconds and steps until the bar, and the greedy return at that moment."""
     metis_nb.seed(seed)
     env = envs.make("Pendulum-v1", num_envs=8)
     networks = networks_for(name, env)
@@ -46,10 +45,14 @@ def to_bar(name: str, seed: int) -> tuple[float, float, float]:
     begin = time.process_time()
     stop = callbacks.stop_at(BAR, episodes=20)
     trainer.train(*networks, MOST_STEPS, callbacks=stop, progress=False)
-    seconds, steps = time.process_time() - begin, float(trainer.run.steps)
-    if not trainer.history[-1]["return"] >= BAR:
-        seconds = steps = np.inf
-    return seconds, steps, float(evaluate(env, networks[0]).mean())
+    return {
+        "algorithm": name,
+        "seed": seed,
+        "cpu_seconds": round(time.process_time() - begin, 2),
+        "steps": trainer.run.steps,
+        "reached": bool(trainer.history[-1]["return"] >= BAR),
+        "greedy_return": round(float(evaluate(env, networks[0]).mean()), 1),
+    }
 
 
 def our_step(name: str, seed: int) -> float:
@@ -83,36 +86,21 @@ def their_step(name: str, seed: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0 .. N-1 (default 5)")
+    parser.add_argument("--save", action="store_true", help="to benchmarks/results/")
     options = parser.parse_args()
-    first: dict[str, list[tuple[float, float, float]]] = {name: [] for name in OURS}
-    cost: dict[tuple[str, str], list[float]] = {
-        (name, who): [] for name in OURS for who in ("metis_nb", "Stable-Baselines3")
-    }
+    first, cost = [], []
     with tqdm(total=options.seeds * 9, unit=" runs") as bar:
         for seed in range(options.seeds):
             for name in OURS:
-                first[name].append(to_bar(name, seed))
-                cost[name, "metis_nb"].append(our_step(name, seed))
-                cost[name, "Stable-Baselines3"].append(their_step(name, seed))
+                first.append(to_bar(name, seed))
+                ours, theirs = round(our_step(name, seed), 3), round(their_step(name, seed), 3)
+                cost.append({"algorithm": name, "seed": seed, "ours_ms": ours, "theirs_ms": theirs})
                 bar.update(3)
     packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "gymnasium", "stable-baselines3"))
-    print(f"{packages}; one thread\n")
-    print(
-        f"| | reached {BAR} | CPU seconds, median | range | steps, median | greedy return, worst |"
-    )
-    print("|---|--:|--:|--:|--:|--:|")
-    for name, rows in first.items():
-        seconds, steps, greedy = zip(*rows, strict=True)
-        print(
-            f"| {name} | {int(np.isfinite(seconds).sum())} of {len(rows)} "
-            f"| {statistics.median(seconds):.1f} | {min(seconds):.1f} to {max(seconds):.1f} "
-            f"| {statistics.median(steps):,.0f} | {min(greedy):.1f} |"
-        )
-    print("\n| | metis_nb, ms per step | Stable-Baselines3 | ours in parts of theirs |")
-    print("|---|--:|--:|--:|")
-    for name in OURS:
-        ours, theirs = (statistics.median(cost[name, w]) for w in ("metis_nb", "Stable-Baselines3"))
-        print(f"| {name} | {ours:.2f} | {theirs:.2f} | {ours / theirs:.2f} |")
+    if options.save:
+        tables.save("off_policy_to_bar", first, "")
+        tables.save("off_policy_steps", cost, f"{packages}; one thread")
+    print(tables.to_bar(first), tables.beside_theirs(cost), sep="\n\n")
 
 
 if __name__ == "__main__":

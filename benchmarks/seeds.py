@@ -1,6 +1,6 @@
 """Do the trainers' defaults solve their tasks, seed after seed? Judged on the policy at the end.
 
-    python benchmarks/seeds.py --jobs 2 --out seeds.jsonl
+    python benchmarks/seeds.py --jobs 2
 
 Trains seeds 0 .. 9 with every algorithm on every task, with 16 environments and with one, and
 evaluates each final policy over 100 greedy episodes. MountainCarContinuous-v0 has its own settings.
@@ -12,7 +12,6 @@ the seeds solve a task.
 import argparse
 import json
 import os
-import statistics
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -23,8 +22,9 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: each process has one core
 
 import gymnasium as gym
-import numpy as np
+import tables
 from gymnasium.spaces import Discrete
+from tasks import TASKS
 from tqdm import tqdm
 
 import metis_nb
@@ -32,29 +32,6 @@ from metis_nb import A2C, DDPG, DDQN, DQN, PPO, SAC, TD3, VPG, agents, envs, eva
 from metis_nb.envs.spaces import Environment, single_spaces
 
 TRAINERS = {kind.__name__: kind for kind in (VPG, A2C, PPO, DQN, DDQN, DDPG, TD3, SAC)}
-# algorithm: {task: (return that counts as solved, environment steps)}
-TASKS = {
-    "VPG": {"CartPole-v1": (475, 300_000), "Acrobot-v1": (-120, 500_000)},
-    "A2C": {
-        "CartPole-v1": (475, 200_000),
-        "Acrobot-v1": (-100, 500_000),
-        "Pendulum-v1": (-300, 500_000),
-    },
-    "PPO": {
-        "CartPole-v1": (475, 100_000),
-        "Acrobot-v1": (-100, 300_000),
-        "Pendulum-v1": (-250, 300_000),
-    },
-}
-VALUES = {
-    "CartPole-v1": (475, 100_000),
-    "Acrobot-v1": (-100, 150_000),
-    "Pendulum-v1": (-250, 60_000),  # 11 torques
-    "MountainCar-v0": (-130, 300_000),
-}
-CONTINUOUS = {"Pendulum-v1": (-200, 20_000), "MountainCarContinuous-v0": (90, 50_000)}
-TASKS |= {"DQN": VALUES, "DDQN": VALUES, "DDPG": CONTINUOUS, "TD3": CONTINUOUS}
-TASKS |= {"SAC": {"CartPole-v1": (475, 100_000), "Acrobot-v1": (-100, 150_000)} | CONTINUOUS}
 # A problem of exploration: chance has to find the flag before there is anything to learn. This is
 # what it takes: noise that pushes one way for longer, and for longer than a few episodes.
 SETTINGS: dict[str, dict[str, float]] = {
@@ -135,41 +112,6 @@ def run(algorithm: str, task: str, kind: str, seed: int) -> dict:
     }
 
 
-def chosen(results: list[dict], *what: str) -> list[dict]:
-    """The results of one algorithm, task and kind, by seed."""
-    rows = [r for r in results if (r["algorithm"], r["task"], r["kind"]) == what]
-    return sorted(rows, key=lambda row: row["seed"])
-
-
-def table(results: list[dict]) -> tuple[str, bool]:
-    """The results as Markdown, and whether every row has nine tenths of its seeds solved."""
-    lines = [
-        "| | task (bar) | steps | trained on | solved | median return | worst "
-        "| CPU seconds | of them to the bar | steps to the bar |",
-        "|---|---|--:|---|--:|--:|--:|--:|--:|--:|",
-    ]
-    good = True
-    for algorithm, tasks in TASKS.items():
-        for (task, (bar, steps)), kind in product(tasks.items(), KINDS):
-            rows = chosen(results, algorithm, task, kind)
-            if not rows:
-                continue
-            returns = [r["return"] for r in rows]
-            solved = sum(value >= bar for value in returns)
-            good &= solved >= 0.9 * len(rows)
-            # A run that never reached the bar counts as infinitely slow.
-            first_seconds = [r["cpu_seconds_to_bar"] or np.inf for r in rows]
-            first_steps = [r["steps_to_bar"] or np.inf for r in rows]
-            lines.append(
-                f"| {algorithm} | {task} ({bar}) | {steps:,} | {kind} | {solved} of {len(rows)} "
-                f"| {statistics.median(returns):.1f} | {min(returns):.1f} "
-                f"| {statistics.median(r['cpu_seconds'] for r in rows):.1f} "
-                f"| {statistics.median(first_seconds):.1f} "
-                f"| {statistics.median(first_steps):,.0f} |"
-            )
-    return "\n".join(lines), good
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=10, help="seeds 0 .. N-1 (default 10)")
@@ -178,7 +120,7 @@ def main() -> int:
     parser.add_argument("--algorithms", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--tasks", nargs="+", choices=tasks, default=tasks)
     parser.add_argument("--kinds", nargs="+", choices=KIND_NAMES, default=list(KIND_NAMES))
-    parser.add_argument("--out", type=Path, default=Path("seeds.jsonl"))
+    parser.add_argument("--out", type=Path, default=tables.RESULTS / "seeds.jsonl")
     options = parser.parse_args()
 
     results = []
@@ -202,13 +144,8 @@ def main() -> int:
     results = [
         r for r in results if (r["algorithm"], r["task"], r["kind"], r["seed"]) in wanted_now
     ]
-    text, good = table(results)
-    print(text)
-    for what in product(options.algorithms, options.tasks, kinds):
-        returns = [row["return"] for row in chosen(results, *what)]
-        if returns:
-            print(f"{', '.join(what)}, by seed: {returns}")
-    return 0 if good else 1
+    print(tables.seeds(results), tables.seed_by_seed(results), sep="\n\n")
+    return 0 if tables.solved(results) else 1
 
 
 if __name__ == "__main__":

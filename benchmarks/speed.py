@@ -14,7 +14,6 @@ import argparse
 import os
 import platform
 import re
-import statistics
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +24,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch
 import gymnasium as gym
 import numpy as np
 import stable_baselines3 as sb3
+import tables
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -59,7 +59,7 @@ def ours(kind: type, seed: int, num_envs: int) -> Result:
     seconds = time.process_time() - begin
     reached = bool(trainer.history[-1]["return"] >= BAR)
     greedy_return = evaluate("CartPole-v1", actor).mean()
-    return Result(seconds, trainer.run.steps, reached, float(greedy_return))
+    return Result(round(seconds, 2), trainer.run.steps, reached, round(float(greedy_return), 1))
 
 
 class StopAt(BaseCallback):
@@ -108,7 +108,8 @@ def theirs(kind: type, seed: int, num_envs: int, total: int, settings: dict) -> 
     model.learn(total, callback=stop)
     seconds = time.process_time() - begin
     greedy_return = evaluate("CartPole-v1", Greedy(model.policy)).mean()
-    return Result(seconds, model.num_timesteps, stop.reached, float(greedy_return))
+    greedy = round(float(greedy_return), 1)
+    return Result(round(seconds, 2), model.num_timesteps, stop.reached, greedy)
 
 
 CONTENDERS = {
@@ -136,30 +137,18 @@ def processor() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0 .. N-1 (default 5)")
+    parser.add_argument("--save", action="store_true", help="to benchmarks/results/")
     options = parser.parse_args()
-    results: dict[str, list[Result]] = {name: [] for name in CONTENDERS}
+    rows = []
     with tqdm(total=options.seeds * len(CONTENDERS), unit=" runs") as bar:
         for seed in range(options.seeds):
             for name, contender in CONTENDERS.items():
-                results[name].append(contender(seed))
+                rows.append({"contender": name, "seed": seed, **contender(seed)._asdict()})
                 bar.update()
     packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "gymnasium", "stable-baselines3"))
-    print(f"{packages}; {processor()}; one thread\n")
-    print(
-        "| contender (environments) | reached 475 | CPU seconds, median | range | steps, median "
-        "| greedy return at the stop, median | worst |"
-    )
-    print("|---|--:|--:|--:|--:|--:|--:|")
-    for name, rows in results.items():
-        seconds = [row.cpu_seconds if row.reached else np.inf for row in rows]
-        steps = [row.steps if row.reached else np.inf for row in rows]
-        greedy = [row.greedy_return for row in rows]
-        print(
-            f"| {name} | {sum(row.reached for row in rows)} of {len(rows)} "
-            f"| {statistics.median(seconds):.1f} | {min(seconds):.1f} to {max(seconds):.1f} "
-            f"| {statistics.median(steps):,.0f} "
-            f"| {statistics.median(greedy):.1f} | {min(greedy):.1f} |"
-        )
+    if options.save:
+        tables.save("speed", rows, f"{packages}; {processor()}; one thread")
+    print(tables.speed(rows))
 
 
 if __name__ == "__main__":

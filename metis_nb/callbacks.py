@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from metis_nb import agents
-from metis_nb.learning import RECENT, Trainer
+from metis_nb.learning import RECENT, Run, Trainer
 
 # What is asked for here and lives in the notebook wing: {name: what finds it}. Filled at the front
 # door, `metis_nb/__init__.py`.
@@ -56,7 +56,7 @@ class snapshots(Mapping[str, list[tuple[str, nn.Module]]]):  # noqa: N801
             raise ValueError(f"count={count!r}; expected a whole number of 2 or more.")
         self.count: int = int(count)
         self.kept: dict[str, list[tuple[str, nn.Module]]] = {}
-        self._run: Any = None
+        self._run: Run | None = None
         self._last: tuple[Any, ...] = ()  # of what the last copies are
         self._trainings: int = 0
 
@@ -66,19 +66,19 @@ class snapshots(Mapping[str, list[tuple[str, nn.Module]]]):  # noqa: N801
         if trainer.run is not self._run or not same:
             self._trainings += 1
         self._run, self._taken = trainer.run, 0
-        self._take()
+        self._take(trainer.run)
 
     def __call__(self, trainer: Trainer) -> None:
         """Copy once the next part of the training is done."""
         if trainer.run.progress * (self.count - 1) >= self._taken:
-            self._take()
+            self._take(trainer.run)
 
     def close(self) -> None:
         """Copy what the training has come to."""
-        self._take()
+        if self._run is not None:
+            self._take(self._run)
 
-    def _take(self) -> None:
-        run = self._run
+    def _take(self, run: Run) -> None:
         self._taken = math.floor(run.progress * (self.count - 1) + 1e-9) + 1
         now = (run.steps, *run.networks.values())
         if len(now) == len(self._last) and all(a is b for a, b in zip(now[1:], self._last[1:])):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Generator = torch.Generator | None
 LOG_TWO = math.log(2.0)
 LOG_SQRT_TWO_PI = math.log(math.sqrt(2 * math.pi))
 
@@ -20,7 +21,7 @@ class Categorical(torch.distributions.Categorical):
     def __init__(self, logits: Tensor):
         super().__init__(logits=logits, validate_args=False)
 
-    def sample(self, sample_shape: Sequence[int] = (), generator: Any = None) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = (), generator: Generator = None) -> Tensor:
         # The largest of logits + Gumbel noise is a sample; faster than `torch.multinomial`.
         shape = (*sample_shape, *self.logits.shape)
         noise = torch.empty(shape, device=self.logits.device).exponential_(generator=generator)
@@ -41,7 +42,7 @@ class Gaussian(torch.distributions.Independent):
         normal = torch.distributions.Normal(mean, std, validate_args=False)
         super().__init__(normal, 1, validate_args=False)
 
-    def sample(self, sample_shape: Sequence[int] = (), generator: Any = None) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = (), generator: Generator = None) -> Tensor:
         with torch.no_grad():
             shape = (*sample_shape, *self.mean.shape)
             noise = torch.empty(shape, device=self.mean.device).normal_(generator=generator)
@@ -93,7 +94,10 @@ class SquashedGaussian(torch.distributions.Distribution):
         return ((mean + std).tanh() - (mean - std).tanh()) / 2
 
     def rsample(
-        self, sample_shape: Sequence[int] = (), generator: Any = None, noise: Tensor | None = None
+        self,
+        sample_shape: Sequence[int] = (),
+        generator: Generator = None,
+        noise: Tensor | None = None,
     ) -> Tensor:
         """Actions (*sample_shape, B, A) through which gradients reach mean and std."""
         mean, std = self.gaussian_mean, self.gaussian_std.square().sqrt()
@@ -107,7 +111,10 @@ class SquashedGaussian(torch.distributions.Distribution):
 
     @torch.no_grad()
     def sample(
-        self, sample_shape: Sequence[int] = (), generator: Any = None, noise: Tensor | None = None
+        self,
+        sample_shape: Sequence[int] = (),
+        generator: Generator = None,
+        noise: Tensor | None = None,
     ) -> Tensor:
         """Actions (*sample_shape, B, A)."""
         return self.rsample(sample_shape, generator, noise)

@@ -13,6 +13,7 @@ from torch import nn
 
 from metis_nb import agents, checkpoint
 from metis_nb.envs.spaces import Environment, SpacesOnly, describe, name_of, single_spaces
+from metis_nb.learning.replay import ReplayBuffer
 from metis_nb.learning.run import Run, Trainer, member
 
 T = TypeVar("T", bound=Trainer)
@@ -47,7 +48,7 @@ def load(
     kind: type[T],
     path: str | Path,
     env: Environment,
-    replay: Any = None,
+    replay: ReplayBuffer | None = None,
     **given: nn.Module | Sequence[nn.Module] | None,
 ) -> T:
     """A trainer of this kind, with its networks, as it was when `save` wrote it.

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from metis_nb.learning import RECENT
+from metis_nb.learning import RECENT, History
 
 # Okabe and Ito (2008), "Color Universal Design".
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
@@ -23,7 +23,7 @@ CYCLE = [BLUE, ORANGE, GREEN, PINK, SKY, RED]
 
 
 def training_curves(
-    history: Any,
+    history: History,
     healthy: Mapping[str, tuple[float, float]] | None = None,
     solved: float | None = None,
     figure: Figure | None = None,
@@ -49,7 +49,7 @@ def training_curves(
 
 
 def learning_curve(
-    history: Any,
+    history: History,
     solved: float | None = None,
     ax: Axes | None = None,
     label: str = f"mean of the last {RECENT}",
@@ -71,7 +71,7 @@ def learning_curve(
 
 
 def diagnostic(
-    history: Any, name: str, band: tuple[float, float] | None = None, ax: Axes | None = None
+    history: History, name: str, band: tuple[float, float] | None = None, ax: Axes | None = None
 ) -> Axes:
     """One column of the history over environment steps, with its healthy band shaded."""
     ax = ax or plt.figure(figsize=(4.0, 3.0), layout="constrained").subplots()
