@@ -5,7 +5,8 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 # A second one with the package versions of Google Colab, which are older.
 COLAB  := .venv-colab
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+# pip install, with the torch that suits the machine; make hands it TORCH.
+INSTALL := tools/install.py
 INDEX  := notebooks/00_start_here.ipynb
 
 .DEFAULT_GOAL := help
@@ -13,8 +14,10 @@ INDEX  := notebooks/00_start_here.ipynb
 
 .PHONY: help
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "The first call makes .venv. With another Python: make PYTHON=python3.12 lab"
+	@echo "On Linux, torch comes with CUDA (about 3 GB) where nvidia-smi shows a GPU, else without"
+	@echo "(about 200 MB). To choose, before .venv is made: make TORCH=cpu lab, make TORCH=cuda lab"
 
 .PHONY: lab
 lab: $(VENV)/.lab ## open the notebooks in JupyterLab
@@ -55,12 +58,12 @@ distclean: clean ## remove .venv and .venv-colab too
 # a requirement has changed. What tests need includes what the lab needs.
 $(VENV)/.lab: pyproject.toml constraints.txt
 	$(call make_environment,$(VENV))
-	@$(PY) $(PIP_INSTALL) -c constraints.txt -e ".[lab]"
+	@$(PY) $(INSTALL) -c constraints.txt -e ".[lab]"
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt
 	$(call make_environment,$(VENV))
-	@$(PY) $(PIP_INSTALL) -c constraints.txt -e ".[lab,test]"
+	@$(PY) $(INSTALL) -c constraints.txt -e ".[lab,test]"
 	@touch $@ $(VENV)/.lab
 
 # First what Colab has, then metis_nb on top of it, with no constraint on those versions: whether pip
@@ -68,8 +71,8 @@ $(VENV)/.test: pyproject.toml constraints.txt
 $(COLAB)/.test: pyproject.toml constraints.txt constraints-colab.txt
 	$(call make_environment,$(COLAB))
 	@$(COLAB)/bin/python tools/colab.py --rest >$(COLAB)/rest.txt
-	@$(COLAB)/bin/python $(PIP_INSTALL) -r constraints-colab.txt -c $(COLAB)/rest.txt
-	@$(COLAB)/bin/python $(PIP_INSTALL) -c $(COLAB)/rest.txt -e ".[test]"
+	@$(COLAB)/bin/python $(INSTALL) -r constraints-colab.txt -c $(COLAB)/rest.txt
+	@$(COLAB)/bin/python $(INSTALL) -c $(COLAB)/rest.txt -e ".[test]"
 	@touch $@
 
 define make_environment
