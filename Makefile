@@ -3,8 +3,11 @@
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
-# A second one with the package versions of Google Colab, which are older.
+# Others: with the package versions of Google Colab, with the oldest that we admit, and with the
+# newest there are.
 COLAB  := .venv-colab
+OLDEST := .venv-oldest
+NEWEST := .venv-newest
 # pip install, with the torch that suits the machine; make hands it TORCH.
 INSTALL := tools/install.py
 INDEX  := notebooks/00_start_here.ipynb
@@ -33,9 +36,24 @@ lab: $(VENV)/.lab ## open the notebooks in JupyterLab
 test: $(VENV)/.test ## check the code, run every test and every notebook
 	@$(PY) tools/test.py
 
+.PHONY: test-fast
+test-fast: $(VENV)/.test ## lint, formatting, types and the quick tests, in less than two minutes
+	@$(PY) tools/test.py --fast
+
 .PHONY: test-colab
 test-colab: $(COLAB)/.test ## run the notebooks and tests on the package versions of Google Colab
 	@$(COLAB)/bin/python tools/test.py --colab
+
+.PHONY: test-oldest
+test-oldest: $(OLDEST)/.test ## run the tests on the oldest versions that metis_nb admits (Python 3.11 or 3.12)
+	@$(OLDEST)/bin/python tools/test.py --oldest
+
+# What is newest changes without a file here changing, so pip looks every time.
+.PHONY: test-newest
+test-newest: ## run the tests on the newest versions of everything
+	$(call make_environment,$(NEWEST))
+	@$(NEWEST)/bin/python $(INSTALL) --upgrade --upgrade-strategy eager --fallback constraints.txt -e ".[lab,test]"
+	@$(NEWEST)/bin/python tools/test.py --newest
 
 .PHONY: check
 check: $(VENV)/.test ## only lint, formatting and types
@@ -51,8 +69,8 @@ clean: ## remove caches and builds
 	find . -name '.venv*' -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -print | xargs rm -rf
 
 .PHONY: distclean
-distclean: clean ## remove .venv and .venv-colab too
-	rm -rf $(VENV) $(COLAB)
+distclean: clean ## remove .venv and the other environments too
+	rm -rf $(VENV) $(COLAB) $(OLDEST) $(NEWEST)
 
 # .venv/.lab and .venv/.test say which extras are installed, and since when: pip runs again only when
 # a requirement has changed. What tests need includes what the lab needs.
@@ -73,6 +91,15 @@ $(COLAB)/.test: pyproject.toml constraints.txt constraints-colab.txt
 	@$(COLAB)/bin/python tools/colab.py --rest >$(COLAB)/rest.txt
 	@$(COLAB)/bin/python $(INSTALL) -r constraints-colab.txt -c $(COLAB)/rest.txt
 	@$(COLAB)/bin/python $(INSTALL) -c $(COLAB)/rest.txt -e ".[test]"
+	@touch $@
+
+# Where PyTorch's index of builds without CUDA cannot be reached, the usual torch and the oldest else.
+$(OLDEST)/.test: pyproject.toml constraints.txt constraints-oldest.txt
+	$(call make_environment,$(OLDEST))
+	@$(OLDEST)/bin/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))' || { \
+		rm -rf $(OLDEST); \
+		echo "The oldest numpy and torch have no wheels for Python 3.13. Please name another: make PYTHON=python3.11 test-oldest"; exit 1; }
+	@$(OLDEST)/bin/python $(INSTALL) --fallback constraints.txt -c constraints-oldest.txt -e ".[lab,test]"
 	@touch $@
 
 define make_environment

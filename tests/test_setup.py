@@ -1,4 +1,4 @@
-"""Which torch `make` installs. pip, nvidia-smi and the index are
+"""Which torch `make` installs, and what the oldest versions are. pip, nvidia-smi and the index are
 stand-ins: nothing is installed, nothing asked over the network."""
 
 import http.server
@@ -7,12 +7,17 @@ import re
 import shutil
 import subprocess
 import threading
+import tomllib
 import venv
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 # Writes down what it is asked for, and fails on what the test names.
 PIP = """
@@ -221,6 +226,29 @@ def test_where_pip_fails_the_command_fails(install, index):
     assert result.returncode == 1
 
 
+# --- the oldest versions -------------------------------------------------------------------------
+
+
+def test_the_oldest_versions_are_the_lower_bounds():
+    extras = PROJECT["optional-dependencies"]
+    lines = [*PROJECT["dependencies"]]
+    for extra in extras.keys() - {"benchmark", "dev", "ray"}:
+        lines += extras[extra]
+    bounds = {}
+    for requirement in map(Requirement, lines):
+        if canonicalize_name(requirement.name) != PROJECT["name"]:
+            (lowest,) = [s.version for s in requirement.specifier if s.operator == ">="]
+            bounds[canonicalize_name(requirement.name)] = lowest
+
+    text = (ROOT / "constraints-oldest.txt").read_text(encoding="utf-8")
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", text, flags=re.M))
+    assert bounds.keys() <= pins.keys()
+    for name, lowest in bounds.items():
+        # The first of that line with wheels for the oldest Python: psutil 5.9.0 has none.
+        assert Version(pins[name]) >= Version(lowest)
+        assert f"{pins[name]}.0".startswith(f"{lowest}."), f"{name}: {pins[name]} is not {lowest}"
+
+
 # --- what the documents say ----------------------------------------------------------------------
 
 
@@ -237,3 +265,10 @@ def test_make_lists_every_command():
     shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     listed = re.findall(r"^  make ([a-z-]+) ", shown, flags=re.M)
     assert listed == re.findall(r"^\.PHONY: (\S+)", text, flags=re.M)
+
+
+def test_what_the_test_command_leaves_out_exists():
+    text = (ROOT / "tools" / "test.py").read_text(encoding="utf-8")
+    left_out = set(re.findall(r"--ignore=([^\"]+)", text))
+    assert left_out
+    assert all((ROOT / path).is_file() for path in left_out)

@@ -90,7 +90,7 @@ def main(arguments: list[str]) -> int:
                 constraints = [f"--constraint={replaced(options.constraint, version, folder)}"]
             elif trouble:
                 say(f"{options.index} gave none ({trouble}), so from PyPI: on Linux {WITH_CUDA}.")
-        print("All else is about 300 MB to download, or comes from pip's cache.", flush=True)
+        print("All else is at most 300 MB.", flush=True)
         return pip([*constraints, *rest])
 
 
