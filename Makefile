@@ -3,11 +3,12 @@
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
-# Others: with the package versions of Google Colab, with the oldest that we admit, and with the
-# newest there are.
+# Others: with the package versions of Google Colab, with the oldest that we admit, with the newest
+# there are, and with what builds a release.
 COLAB  := .venv-colab
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
+RELEASE := .venv-release
 # pip install, with the torch that suits the machine; make hands it TORCH.
 INSTALL := tools/install.py
 INDEX  := notebooks/00_start_here.ipynb
@@ -63,6 +64,12 @@ check: $(VENV)/.test ## only lint, formatting and types
 notebooks: $(VENV)/.test ## run the notebooks and store their outputs (one: NOTEBOOK=notebooks/03_ppo.ipynb)
 	@$(PY) tools/build_notebooks.py $(NOTEBOOK)
 
+.PHONY: wheel
+wheel: ## build what a release is made of into dist/, and check it (a tag too: TAG=v0.1.0)
+	$(call make_environment,$(RELEASE))
+	@$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check build twine
+	@$(RELEASE)/bin/python tools/release.py $(if $(TAG),--tag "$(TAG)")
+
 .PHONY: clean
 clean: ## remove caches and builds
 	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -70,7 +77,7 @@ clean: ## remove caches and builds
 
 .PHONY: distclean
 distclean: clean ## remove .venv and the other environments too
-	rm -rf $(VENV) $(COLAB) $(OLDEST) $(NEWEST)
+	rm -rf $(VENV) $(COLAB) $(OLDEST) $(NEWEST) $(RELEASE)
 
 # .venv/.lab and .venv/.test say which extras are installed, and since when: pip runs again only when
 # a requirement has changed. What tests need includes what the lab needs.

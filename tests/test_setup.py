@@ -221,6 +221,12 @@ def test_the_newest_torch_is_the_indexs_newest_and_else_the_usual_one(install, i
     assert asked[-1] == "torch==2.13.0"
 
 
+def test_whatever_else_is_given_goes_to_pip_in_its_order(install, index):
+    given = ["-r", "constraints-oldest.txt", "-c", "constraints.txt", "--pre", "-e", ".", "a.whl"]
+    _, asked = install("--index", index, *given)
+    assert asked[1] == "--constraint=constraints.txt -r constraints-oldest.txt --pre -e . a.whl"
+
+
 def test_where_pip_fails_the_command_fails(install, index):
     result, _ = install("--index", index, "-e", ".", FAILS="everything")
     assert result.returncode == 1

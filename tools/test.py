@@ -41,6 +41,7 @@ READERS = [
     "--ignore=tests/test_links.py",
     "--ignore=tests/test_notebooks.py",
     "--ignore=tests/test_packaging.py",
+    "--ignore=tests/test_release.py",
     "--ignore=tests/test_setup.py",
     "-m=not learning",
 ]
