@@ -45,16 +45,18 @@ READERS = [
     "--ignore=tests/test_setup.py",
     "-m=not learning",
 ]
-# Without what takes long, as `pytest --durations=30` says: trainings, kernels, browsers, films, and
-# the same on every kind of environment.
+# Without what takes long, as `pytest --durations=30` says: trainings, kernels, browsers, films,
+# what trains twice to compare, and the same on every kind of environment.
 QUICK = [
     "--ignore=tests/test_browser.py",
     "--ignore=tests/test_golden.py",
     "--ignore=tests/test_gpu.py",
     "--ignore=tests/test_learning.py",
     "--ignore=tests/test_notebooks.py",
+    "--ignore=tests/test_setup.py",
     "-m=not learning",
-    "-k=not (kernel or interrupt or mp4 or SAME_STEP or NEXT_STEP or DISABLED or Pendulums)",
+    "-k=not (kernel or interrupt or mp4 or bit_for_bit or train_twice"
+    " or SAME_STEP or NEXT_STEP or DISABLED or Pendulums)",
     "--dist=worksteal",
 ]
 # What is checked first, and what of the tests pytest runs.
