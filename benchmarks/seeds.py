@@ -32,7 +32,7 @@ from metis_nb import A2C, DDPG, DDQN, DQN, PPO, SAC, TD3, VPG, agents, envs, eva
 from metis_nb.envs.spaces import Environment, single_spaces
 
 TRAINERS = {kind.__name__: kind for kind in (VPG, A2C, PPO, DQN, DDQN, DDPG, TD3, SAC)}
-# A problem of exploration: chance has to find the flag before there is anything to learn. This is
+# A problem of exploration: a random push has to find the flag before there is anything to learn. This is
 # what it takes: noise that pushes one way for longer, and for longer than a few episodes.
 SETTINGS: dict[str, dict[str, float]] = {
     "MountainCarContinuous-v0": {

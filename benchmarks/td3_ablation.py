@@ -59,8 +59,8 @@ def run(twins: bool, delay: bool, smoothing: bool, seed: int) -> dict:
     def look(trainer: TD3) -> None:
         if trainer.run.steps < EVERY * (len(rows) + 1):
             return
-        chance = torch.Generator().manual_seed(0)
-        obs = trainer.memory.sample(2_000, generator=chance).obs
+        generator = torch.Generator().manual_seed(0)
+        obs = trainer.memory.sample(2_000, generator=generator).obs
         with torch.no_grad():
             said = critics[0](obs, actor(obs))
         bias = said.numpy() - world.policy_values(actor).v_at(obs)

@@ -22,7 +22,7 @@ def evaluate(
     """The returns of whole episodes, not discounted: (episodes,) float64.
 
     Runs in fresh copies of the environment, one for each episode, all at once: so long and short
-    episodes count alike, and the environment and the networks' own chance are left alone.
+    episodes count alike, and the environment and the networks' own randomness are left alone.
 
     Args:
         env: an environment, a vector of them, or a registered id.

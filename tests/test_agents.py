@@ -182,7 +182,7 @@ def test_shapes_of_a_q_network(parallel, dueling):
 
 
 @every_head
-def test_no_action_is_the_favourite_of_chance(dueling):
+def test_no_action_starts_preferred(dueling):
     """Against the values that rewards of 1 will lead to."""
     q_network = agents.q_network(Spaces(OBS, Discrete(4)), dueling=dueling)
     agents.update_statistics(q_network, rewards=torch.ones(10))

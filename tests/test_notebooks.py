@@ -52,18 +52,6 @@ def test_badge_and_installation_name_this_repository(path):
     assert f'%pip install -q "metis_nb[notebook] @ git+{repository}"' in setup
 
 
-@pytest.mark.parametrize("path", [*NOTEBOOKS, *ROOT.glob("*.md")], ids=lambda path: path.name)
-def test_links_to_files_lead_somewhere(path):
-    if path.suffix == ".ipynb":  # in code, a[0](x) is no link
-        prose = [cell.source for cell in read(path).cells if cell.cell_type == "markdown"]
-        text = "\n".join(prose)
-    else:
-        text = path.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#\s]+)", text) + re.findall(r'src=\\?"([^"\\]+)', text):
-        if not target.startswith(("http", "data:")):
-            assert (path.parent / target).exists(), target
-
-
 @pytest.mark.learning
 def test_the_script_of_the_readme_runs(tmp_path):
     text = (ROOT / "README.md").read_text(encoding="utf-8")

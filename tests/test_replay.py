@@ -74,19 +74,21 @@ def test_it_holds_the_last_ones(Memory, capacity, count):
 def played(num_envs, steps, seed, breaks=0.1):
     """Steps of made-up episodes with every kind of end, as `add` takes them, and beside them the
     plain list of all transitions. Each observation is a number that no other has."""
-    chance, numbers = np.random.default_rng(seed), itertools.count(1)
-    new = lambda: [float(next(numbers)), float(chance.normal())]  # noqa: E731
+    generator, numbers = np.random.default_rng(seed), itertools.count(1)
+    new = lambda: [float(next(numbers)), float(generator.normal())]  # noqa: E731
     steps_taken, transitions = [], []
     now, episode = [new() for _ in range(num_envs)], list(range(num_envs))
     episodes, resetting = itertools.count(num_envs), [False] * num_envs
     for _ in range(steps):
-        if chance.random() < breaks:  # as after an error: all begin anew, and nothing was said
+        if generator.random() < breaks:  # as after an error: all begin anew, and nothing was said
             now, episode = [new() for _ in now], [next(episodes) for _ in now]
             resetting = [False] * num_envs
         rows = []
         for i in range(num_envs):
-            following, action, reward = new(), int(chance.integers(3)), float(chance.normal())
-            how = chance.choice(["on", "terminated", "truncated", "both"], p=[0.7, 0.1, 0.1, 0.1])
+            following, action, reward = new(), int(generator.integers(3)), float(generator.normal())
+            how = generator.choice(
+                ["on", "terminated", "truncated", "both"], p=[0.7, 0.1, 0.1, 0.1]
+            )
             terminated, truncated = how in ("terminated", "both"), how in ("truncated", "both")
             valid, over = not resetting[i], how != "on"
             if valid:
@@ -97,7 +99,7 @@ def played(num_envs, steps, seed, breaks=0.1):
                 terminated = truncated = over = False
             rows.append((now[i], action, reward, following, terminated, truncated, valid))
             # Some environments reset at once, others take a step for it that is no experience.
-            resetting[i] = over and chance.random() < 0.5
+            resetting[i] = over and generator.random() < 0.5
             now[i] = new() if over and not resetting[i] else following
             if over or not valid:
                 episode[i] = next(episodes)
@@ -236,8 +238,8 @@ def chi_square(counts, probabilities):
 
 
 def counted(memory, batch_size, times):
-    chance = torch.Generator().manual_seed(0)
-    drawn = torch.cat([memory.sample(batch_size, generator=chance).index for _ in range(times)])
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.cat([memory.sample(batch_size, generator=generator).index for _ in range(times)])
     return torch.bincount(drawn, minlength=len(memory)).numpy()
 
 

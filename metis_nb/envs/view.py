@@ -49,7 +49,7 @@ class TensorView:
     Args:
         env: the environment. A single one counts as N = 1.
         device: where the tensors are wanted.
-        seed: for the first reset; None leaves the environment's own chance as it is. Two seeds
+        seed: for the first reset; None leaves the environment's own generator as it is. Two seeds
             share no sub-environment.
         finished: a list that gets (environment steps so far, return, length) of every episode
             that ends.

@@ -212,7 +212,7 @@ def _in_words(values: Mapping[str, Any]) -> str:
 
 # --- a question to answer first ------------------------------------------------------------
 
-# question -> (was the guess close?, the chance that a blind guess is). The first guess at a
+# question -> (was the guess close?, the probability that a blind guess is). The first guess at a
 # question counts: after the answer it is none any more. `tally.clear()` starts anew.
 tally: dict[str, tuple[bool, float]] = {}
 
@@ -296,17 +296,17 @@ class Prediction:
             return
         said += f" You guessed {self._in_words(self.value)}: "
         if self.choices:
-            close, chance = self.value == answer, 1 / len(self.choices)
+            close, probability = self.value == answer, 1 / len(self.choices)
             said += "right." if close else "not this time."
         else:
             away = abs(self.value - answer)
             scale = abs(answer) if self.low is None or self.high is None else self.high - self.low
             # The last digit of a float must not decide.
-            close, chance = away <= _CLOSE * scale * (1 + 1e-9), self._chance(answer)
+            close, probability = away <= _CLOSE * scale * (1 + 1e-9), self._probability(answer)
             side = "low" if self.value < answer else "high"
             said += f"{_number(away)} too {side}" if away else "exactly right"
             said += ", close." if away and close else "."
-        tally.setdefault(self.question, (bool(close), chance))
+        tally.setdefault(self.question, (bool(close), probability))
         hits, blind = (sum(column) for column in zip(*tally.values()))
         said += f"\n\n*Right or close (within a tenth) so far: {hits} of {len(tally)}. "
         said += f"Blind guessing would get {blind:.1f} on average.*"
@@ -314,7 +314,7 @@ class Prediction:
         if not self.choices and self.low is not None:
             display(self._number_line())
 
-    def _chance(self, answer: float) -> float:
+    def _probability(self, answer: float) -> float:
         """How probable it is that a guess drawn blindly from the range is close."""
         if self.low is None or self.high is None:
             return 0.0

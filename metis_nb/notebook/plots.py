@@ -227,8 +227,8 @@ def _dqn(ax: Axes) -> None:
 
 
 def _ddqn(ax: Axes) -> None:
-    chance = np.random.default_rng(1)  # its own: pictures leave the reader's generators alone
-    estimate = chance.normal(0, 0.5, 12)
+    generator = np.random.default_rng(1)  # its own: pictures leave the reader's generators alone
+    estimate = generator.normal(0, 0.5, 12)
     ax.axhline(0, color=GREEN)
     ax.plot(estimate, "o", color=BLUE, markersize=4)
     ax.plot(estimate.argmax(), estimate.max(), "o", color=RED)
