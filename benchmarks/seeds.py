@@ -32,8 +32,8 @@ from metis_nb import A2C, DDPG, DDQN, DQN, PPO, SAC, TD3, VPG, agents, envs, eva
 from metis_nb.envs.spaces import Environment, single_spaces
 
 TRAINERS = {kind.__name__: kind for kind in (VPG, A2C, PPO, DQN, DDQN, DDPG, TD3, SAC)}
-# A problem of exploration: a random push has to find the flag before there is anything to learn. This is
-# what it takes: noise that pushes one way for longer, and for longer than a few episodes.
+# A problem of exploration: a random push has to find the flag before there is anything to learn.
+# This is what it takes: noise that pushes one way for longer, and for more than a few episodes.
 SETTINGS: dict[str, dict[str, float]] = {
     "MountainCarContinuous-v0": {
         "learning_rate": 3e-3,
