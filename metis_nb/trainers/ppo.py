@@ -189,9 +189,8 @@ class PPO:
         advantage = torch.zeros_like(delta)
         next_advantage = torch.zeros_like(delta[0])
         for t in reversed(range(len(delta))):
-            next_advantage = (
-                delta[t] + self.gamma * self.gae_lambda * same_episode[t] * next_advantage
-            )
+            discount = self.gamma * self.gae_lambda * same_episode[t]
+            next_advantage = delta[t] + discount * next_advantage
             advantage[t] = next_advantage
         return advantage, advantage + values
 
