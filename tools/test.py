@@ -46,10 +46,10 @@ READERS = [
     "-m=not learning",
 ]
 # Without what takes long, as `pytest --durations=30` says: trainings, kernels, browsers, films,
-# what trains twice to compare, and the same on every kind of environment.
+# what trains twice to compare, and the same on every kind of environment. Golden curves are among
+# them: they let code be moved.
 QUICK = [
     "--ignore=tests/test_browser.py",
-    "--ignore=tests/test_golden.py",
     "--ignore=tests/test_gpu.py",
     "--ignore=tests/test_learning.py",
     "--ignore=tests/test_notebooks.py",
