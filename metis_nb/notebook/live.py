@@ -99,7 +99,7 @@ def moment(trainer: Trainer, solved: float | None, elapsed: float) -> Moment:
     speed = done / elapsed if done and elapsed > 0 else math.nan
     row = trainer.history[-1] if trainer.history else {}
     diagnostics = {}
-    for name, (low, high) in trainer.healthy_ranges.items():
+    for name, (low, high) in getattr(trainer, "healthy_ranges", {}).items():
         value = row.get(name, math.nan)
         where = "low" if value < low else "high" if value > high else "healthy"
         diagnostics[name] = value, where if not math.isnan(value) else ""
@@ -130,7 +130,7 @@ def picture(trainer: Trainer, solved: float | None, elapsed: float) -> dict[str,
     now = moment(trainer, solved, elapsed)
     end = axis_end(trainer.run.steps, trainer.run.goal)
     panels = [returns_panel(trainer.history, now, end)]
-    for name, band in trainer.healthy_ranges.items():
+    for name, band in getattr(trainer, "healthy_ranges", {}).items():
         panels.append(diagnostic_panel(trainer.history, name, band, now, end))
     columns = min(5, len(panels) + 1)  # one for each panel, and two for the returns
     width = columns * NARROW + (columns - 1) * GAP

@@ -119,7 +119,7 @@ class live_plot:  # noqa: N801 - it is called like a function
     def _png(self, trainer: Trainer) -> str:
         """The last picture, in base64; the same bytes for the same history."""
         known = {name for row in trainer.history for name in row}
-        healthy = trainer.healthy_ranges
+        healthy = getattr(trainer, "healthy_ranges", {})
         healthy = {name: band for name, band in healthy.items() if name in known}
         width, height = 4.2 + 2.6 * len(healthy), 3.0  # inches
         figure = Figure(figsize=(width, height))
