@@ -156,14 +156,22 @@ class ReplayBuffer:
                 raise ValueError(
                     f"{name} has the shape {tuple(values.shape)}; expected {expected}."
                 )
-        rows = step.valid.to(device).nonzero()[:, 0]
-        if len(rows) > self.capacity:
+        valid = step.valid.to(device)
+        rows: slice | Tensor = slice(None)  # of all, a slice: no copies
+        fields = {name: values.to(device) for name, values in fields.items()}
+        if not bool(valid.all()):
+            rows = valid.nonzero()[:, 0]
+            fields = {name: values[rows] for name, values in fields.items()}
+        count, start = len(fields["reward"]), self.added % self.capacity
+        if count > self.capacity:
             raise ValueError(
                 f"capacity={self.capacity} cannot hold one step of {N} environments; expected "
                 f"{N} or more."
             )
-        index = (self.added + torch.arange(len(rows), device=device)) % self.capacity
-        fields = {name: values.to(device)[rows] for name, values in fields.items()}
+        index = torch.arange(start, start + count, device=device)
+        place: slice | Tensor = slice(start, start + count)
+        if start + count > self.capacity:  # round the end
+            place = index = index % self.capacity
 
         if self._latest is None or len(self._latest) != N:
             self._latest = torch.full((N,), -1, device=device)
@@ -174,12 +182,12 @@ class ReplayBuffer:
         next_index[before[linked]] = index[linked]
         # Then what is overwritten now, which in a small memory may be what was linked. An older
         # transition goes before the one that follows it: no link outlives both.
-        next_index[index] = -1
+        next_index[place] = -1
         for name, values in fields.items():
-            self.arrays[name][index] = values
+            self.arrays[name][place] = values
         done = (step.terminated | step.truncated).to(device)[rows]
         self._latest[rows] = torch.where(done, -1, index)
-        self.added += len(rows)
+        self.added += count
         return index
 
     def sample(
@@ -370,16 +378,16 @@ def record(
         networks: their running statistics take in what was met.
     """
     view = run.start(networks[0])
-    seen, rewards = [], []
+    met = []
     goal = view.steps + steps
     while view.steps < goal:
         obs = view.obs
         action = explore(obs)
         step = view.step(action)
         memory.add(obs, action, step)
-        seen.append(obs[step.valid])
-        rewards.append(step.reward[step.valid])
-    obs, reward = torch.cat(seen), torch.cat(rewards)
+        met.append((obs, step.reward, step.valid))
+    obs, reward, valid = map(torch.cat, zip(*met))
+    obs, reward = obs[valid], reward[valid]
     check_finite(run.steps, squared_reward=reward.square().mean())
     for network in networks:
         agents.update_statistics(network, obs, rewards=reward)
