@@ -55,8 +55,7 @@ def evaluate(
     generator = torch.Generator(device).manual_seed(seed)
     games = [envs.make_single(env) for _ in range(episodes)]
     units = ActionUnits(single_spaces(games[0])[1]).to(device)
-    # Half a stride away from the seeds of every trainer; see envs.TensorView.
-    first = seed * envs.SEED_STRIDE + envs.SEED_STRIDE // 2
+    first = envs.first_seed(seed, evaluation=True)  # none that a trainer uses
     obs = [game.reset(seed=first + index)[0] for index, game in enumerate(games)]
     returns = np.zeros(episodes)
     running = list(range(episodes))

@@ -1,13 +1,17 @@
 """The tensor view of every kind of environment, making environments, and capturing their state."""
 
+import itertools
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from hypothesis import given
+from hypothesis import strategies as st
 
-from metis_nb import envs
+from metis_nb import PPO, agents, envs, evaluate
 from metis_nb.envs.snapshot import capture, restore
 from metis_nb.envs.view import TensorView
 from tests.scripted import EPISODES, Scripted, TorchVector, in_every_mode
@@ -143,6 +147,51 @@ def first_states(seed, num_envs=8):
 def test_seeds_share_no_sub_environment():
     assert len(first_states(0) | first_states(1) | first_states(2)) == 24
     assert first_states(1) == first_states(1)
+
+
+SEEDS = [0, 1, 2, 2047, envs.view.OWN_STRIDE - 1, envs.view.OWN_STRIDE, 4096, 20_260_101]
+SEEDS += [2**31 - 1, 2**32 - 1, 2**32, 2**63 - 1]
+
+
+def test_seeds_fit_in_32_bits_and_overlap_nowhere():
+    assert [envs.first_seed(seed) for seed in (0, 1, 2)] == [0, 2**20, 2 * 2**20]
+    firsts = [envs.first_seed(seed, evaluation=side) for seed in SEEDS for side in (False, True)]
+    firsts.sort()
+    assert firsts[-1] + 100_000 < 2**32  # so many sub-environments, or episodes
+    assert all(b - a > 1000 for a, b in itertools.pairwise(firsts))
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1), st.integers(0, 10**12))
+def test_training_and_evaluation_share_no_seed(training, evaluation, steps):
+    first = envs.first_seed(training) + steps % (envs.SEED_STRIDE // 4)  # after a restart
+    assert 0 <= first < 2**32
+    # The first half of a stride is for training, the second for evaluation.
+    assert first % 2**20 + 100_000 < 2**19 or training < envs.view.OWN_STRIDE
+    assert envs.first_seed(evaluation, evaluation=True) % 2**20 >= 2**19
+
+
+def test_thousands_of_large_seeds_share_no_sub_environment():
+    random = np.random.default_rng(0).integers(2**31, size=3000)
+    for seeds in (random, range(10**6, 10**6 + 3000), range(5000, 3_005_000, 1000)):
+        firsts = np.sort([envs.first_seed(int(seed)) for seed in seeds])
+        assert (np.diff(firsts) >= 16).mean() > 0.998
+
+
+@pytest.mark.parametrize("seed", [None, 4096, 2**40])
+def test_an_environment_that_takes_seeds_of_32_bits(seed):
+    seen = []
+
+    class Old(Scripted):
+        def reset(self, *, seed=None, options=None):
+            seen.append(seed)
+            np.random.RandomState(seed)  # which refuses 2**32
+            return super().reset(seed=seed)
+
+    env = Old()
+    trainer = PPO(env, rollout_steps=8, seed=seed)
+    trainer.train(agents.actor(env), agents.critic(env), steps=8, progress=False)
+    evaluate(env, agents.actor(env), episodes=2, seed=seed or 0)
+    assert all(each is None or each < 2**32 for each in seen)
 
 
 def test_the_environment_is_seeded_once():

@@ -18,8 +18,22 @@ from metis_nb.envs.spaces import ActionUnits, Environment, single_spaces
 Array = Any  # np.ndarray or Tensor: where the environment lives
 TENSOR_TYPES = {np.float32: torch.float32, np.bool_: torch.bool}
 # Vector environments seed their N sub-environments s, s + 1, ..., s + N - 1. Seeds this far apart
-# share none of them.
+# share none of them. The first half of each stride is for training, the second for evaluation.
 SEED_STRIDE = 2**20
+# Many environments take seeds of 32 bits: room for 4096 strides. Seeds up to here have one each.
+OWN_STRIDE = 3072
+
+
+def first_seed(seed: int, evaluation: bool = False) -> int:
+    """What the first sub-environment is seeded with in a training, or in an evaluation, with this
+    seed: below 2**32. Seeds below `OWN_STRIDE` share no sub-environment; two large ones do once
+    in millions of times. A training and an evaluation never do."""
+    start = seed * SEED_STRIDE
+    if seed >= OWN_STRIDE:  # somewhere in the first 2**17 of one of the strides that are left
+        drawn = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        place, offset = divmod(drawn % ((2**32 // SEED_STRIDE - OWN_STRIDE) * 2**17), 2**17)
+        start = (OWN_STRIDE + place) * SEED_STRIDE + offset
+    return start + SEED_STRIDE // 2 if evaluation else start
 
 
 @dataclass
@@ -50,7 +64,7 @@ class TensorView:
         env: the environment. A single one counts as N = 1.
         device: where the tensors are wanted.
         seed: for the first reset; None leaves the environment's own generator as it is. Two seeds
-            share no sub-environment.
+            share no sub-environment; see `first_seed`.
         finished: a list that gets (environment steps so far, return, length) of every episode
             that ends.
     """
@@ -64,7 +78,7 @@ class TensorView:
     ):
         self.obs_space, self.action_space = single_spaces(env)
         self.env, self.device = env, torch.device(device)
-        self.next_seed = None if seed is None else seed * SEED_STRIDE  # for one reset only
+        self.next_seed = None if seed is None else first_seed(seed)  # for one reset only
         self.finished = [] if finished is None else finished
         self.vectorised = isinstance(env, VectorEnv)
         self.num_envs: int = env.num_envs if isinstance(env, VectorEnv) else 1
@@ -260,7 +274,8 @@ class TensorView:
         self.steps = state["steps"]
         if state["obs"] is None or state["env"] is None or len(state["obs"]) != self.num_envs:
             if self.next_seed is not None:
-                self.next_seed += self.steps  # new episodes, not those of the beginning again
+                # New episodes, not those of the beginning again; and none of an evaluation.
+                self.next_seed += self.steps % (SEED_STRIDE // 4)
             return False
         restore(self.env, state["env"])
         self.next_seed, self.returns_tensors = None, state["speaks_torch"]
