@@ -22,7 +22,7 @@ from torch import nn
 
 from metis_nb import agents
 from metis_nb.envs import make_single
-from metis_nb.envs.spaces import ActionUnits, name_of
+from metis_nb.envs.spaces import ActionUnits, fitted, name_of
 from metis_nb.notebook import frontend, seeds
 from metis_nb.notebook.episode import Episode, Episodes
 
@@ -447,7 +447,7 @@ def _for_env(action: Any, space: gym.Space) -> Any:
     action = action.numpy(force=True) if isinstance(action, torch.Tensor) else np.array(action)
     if isinstance(space, spaces.Box):
         fits = action.shape == space.shape and bool(np.isfinite(action).all())
-        action = action.astype(space.dtype) if fits else action
+        action = fitted(action, space) if fits else action
     else:
         if isinstance(space, spaces.Discrete) and action.size == 1 and action.dtype.kind in "iub":
             action = int(action.item())
