@@ -116,14 +116,75 @@ def test_an_environment_that_reuses_its_array_does_no_harm():
 # --- an environment that speaks torch ---------------------------------------------------------
 
 
-def test_torch_tensors_pass_without_a_copy():
+class Vandal:
+    """Mixed into an environment: writes into all that it was given and all that it handed out."""
+
+    def reset(self, *, seed=None, options=None):
+        obs, info = super().reset(seed=seed, options=options)
+        self.ours = [obs, *(options or {}).values()]
+        return obs, info
+
+    def step(self, action):
+        for each in getattr(self, "ours", []):
+            each[:] = 7
+        step = super().step(action)
+        *gave, info = step
+        gave += info.values()
+        self.ours = [x for x in (action, *gave) if isinstance(x, np.ndarray | torch.Tensor)]
+        for each in self.ours[:1]:
+            each[:] = 7
+        return step
+
+
+class VandalOfNumbers(Vandal, Scripted):
+    action_space = Box(-1, 1, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)
+
+
+class VandalOfTensors(Vandal, TorchVector):
+    pass
+
+
+class VandalVector(Vandal, SyncVectorEnv):
+    pass
+
+
+def vandals_and_others():
+    yield VandalOfNumbers(), Scripted(), torch.zeros(1, 2)
+    for mode in AutoresetMode:
+        sub_envs = [Scripted, lambda: Scripted(1)]
+        pair = (kind(sub_envs, autoreset_mode=mode) for kind in (VandalVector, SyncVectorEnv))
+        yield *pair, torch.tensor([1, 0])
+        if mode != AutoresetMode.NEXT_STEP:
+            yield VandalOfTensors(mode=mode), TorchVector(mode=mode), torch.tensor([1, 0])
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_an_environment_that_writes_into_what_it_got_and_gave_does_no_harm(index):
+    vandal, other, action = list(vandals_and_others())[index]
+    given = action.clone()
+    if other.action_space == Scripted.action_space:
+        other.action_space = vandal.action_space
+    views = TensorView(vandal), TensorView(other)
+    firsts = [view.reset() for view in views]
+    steps = [[view.step(action) for _ in range(12)] for view in views]  # over ends of episodes
+    assert torch.equal(*firsts)
+    assert torch.equal(action, given)
+    for harmed, whole in zip(*steps, strict=True):
+        assert all(torch.equal(vars(harmed)[name], value) for name, value in vars(whole).items())
+    assert views[0].finished == views[1].finished
+
+
+def test_torch_tensors_stay_tensors():
     env = TorchVector()
     view = TensorView(env)
-    assert view.reset().data_ptr() == env.handed_out.data_ptr()
+    assert torch.equal(view.reset(), env.handed_out)
     action = torch.tensor([1, 0])
     step = view.step(action)
-    assert step.obs.data_ptr() == env.handed_out.data_ptr()
-    assert env.actions[0] is action
+    assert torch.equal(step.obs, env.handed_out)
+    assert torch.equal(env.actions[0], action)
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED])

@@ -56,9 +56,9 @@ class Step:
 class TensorView:
     """Any `gym.Env` or `gym.vector.VectorEnv`, in any autoreset mode, as N environments.
 
-    Policy actions in (an index, or [-1, 1] per dimension), tensors out. A vector environment that
-    speaks torch tensors on the device is passed straight through, without a copy; it must not
-    write into tensors that it has handed out.
+    Policy actions in (an index, or [-1, 1] per dimension), tensors out. What a vector environment
+    that speaks torch tensors gives stays on the device. Nothing is shared with an environment: it
+    may write into the actions that it got, and into whatever it handed out.
 
     Args:
         env: the environment. A single one counts as N = 1.
@@ -131,8 +131,11 @@ class TensorView:
         """
         # Until the step is whole, the view counts as stopped in the middle (Ctrl-C, an error).
         self._obs, valid = None, ~self.resetting
-        action = self.action_units.to_env(action)
-        raw = action if self.returns_tensors else self.action_units.to_numpy(action)
+        raw: Any = self.action_units.to_env(action)
+        if not self.returns_tensors:
+            raw = self.action_units.to_numpy(raw)
+        elif raw is action:  # of which the trainer keeps the original
+            raw = action.clone()
         obs, *rest, info = self.env.step(raw if self.vectorised else raw[0])
         if not self.vectorised:
             obs, rest = np.asarray(obs)[None], [np.array([value]) for value in rest]
@@ -169,8 +172,8 @@ class TensorView:
     def _here(self, values: Any, kind: type) -> Array:
         """Values of a step, where the environment lives: of this kind, and no array of its own."""
         if isinstance(values, Tensor):
-            return values.to(self.device, TENSOR_TYPES[kind])  # no copy where it is so already
-        # A copy: some environments hand out the same array at every step.
+            return values.to(self.device, TENSOR_TYPES[kind], copy=True)
+        # A copy, too: some environments hand out the same array at every step.
         return np.array(values, dtype=kind)
 
     def _observation(self, obs: Array) -> Tensor:
@@ -209,7 +212,8 @@ class TensorView:
         if not self.vectorised:
             first, _ = self.env.reset()
             return self._here(np.asarray(first)[None], np.float32)
-        fresh, _ = self.env.reset(options={"reset_mask": done})
+        mask = done.clone() if isinstance(done, Tensor) else done.copy()
+        fresh, _ = self.env.reset(options={"reset_mask": mask})
         fresh, where = self._here(fresh, np.float32), _column(done, obs)
         if isinstance(obs, Tensor):
             return torch.where(where, fresh, obs)

@@ -266,7 +266,7 @@ class _Recording:
                 self.values.append(judged.pop("value"))
             if over:
                 return
-            obs, reward, terminated, truncated, _ = self.game.step(action)
+            obs, reward, terminated, truncated, _ = self.game.step(copy.copy(action))
             self.terminated, self.truncated = bool(terminated), bool(truncated)
             self.rows.append({"actions": action, "rewards": float(reward), **policy, **judged})
             self.seen.append(np.array(obs))
