@@ -22,6 +22,7 @@ from torch import nn
 
 from metis_nb import agents
 from metis_nb.envs import make_single
+from metis_nb.envs.intake import taken
 from metis_nb.envs.spaces import ActionUnits, fitted, name_of
 from metis_nb.notebook import frontend, seeds
 from metis_nb.notebook.episode import Episode, Episodes
@@ -256,7 +257,7 @@ class _Recording:
         max_steps: int,
     ) -> None:
         obs, _ = self.game.reset(seed=self.seed)
-        self.seen.append(np.array(obs))
+        self.see(obs)
         while True:
             over = self.terminated or self.truncated or self.step == max_steps
             self.film.add(self.step, self.game, last=over)
@@ -267,10 +268,18 @@ class _Recording:
             if over:
                 return
             obs, reward, terminated, truncated, _ = self.game.step(copy.copy(action))
-            self.terminated, self.truncated = bool(terminated), bool(truncated)
-            self.rows.append({"actions": action, "rewards": float(reward), **policy, **judged})
-            self.seen.append(np.array(obs))
+            self.terminated = bool(taken("terminated", terminated, (), np.bool_))
+            self.truncated = bool(taken("truncated", truncated, (), np.bool_))
+            number = float(taken("reward", reward, (), np.float64))
+            self.rows.append({"actions": action, "rewards": number, **policy, **judged})
+            self.see(obs)
             self.step += 1
+
+    def see(self, obs: Any) -> None:
+        space = self.game.observation_space
+        if isinstance(space, spaces.Box):
+            taken("observation", obs, space.shape, np.float32)  # an error of ours, if any
+        self.seen.append(taken("observation", obs, None, None))
 
     def episode(self, failure: str = "") -> Episode | None:
         """The episode so far; None before its first step."""
@@ -465,7 +474,7 @@ def _device(network: Any) -> torch.device:
 
 def _batch(obs: Any, network: Any) -> torch.Tensor:
     """One observation as a float32 batch of one, where the network's parameters are."""
-    return torch.as_tensor(np.asarray(obs, np.float32), device=_device(network))[None]
+    return torch.from_numpy(taken("observation", obs, None, np.float32)).to(_device(network))[None]
 
 
 # Modes belong to the networks, which two episodes in two threads may share.
