@@ -1,5 +1,6 @@
 """Networks: shapes, distributions, running statistics, action units, bad input."""
 
+import inspect
 import re
 
 import gymnasium as gym
@@ -11,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from metis_nb import DDQN, DQN, agents, evaluate, play
+from metis_nb import DDQN, DQN, agents, checkpoint, evaluate, play
 from metis_nb.agents import RunningStatistics
-from metis_nb.envs.spaces import ActionUnits
+from metis_nb.envs.spaces import ActionUnits, SpacesOnly, describe
 
 
 class Spaces(gym.Env):
@@ -167,6 +168,22 @@ def test_one_value_alone_is_no_nan():
     back = units.from_env(torch.tensor([[2.0, 0.5]], dtype=torch.float64))
     assert back.tolist() == [[0.0, 0.5]]
     assert back.dtype == torch.float32  # which critics take
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8])
+def test_spaces_come_back_from_plain_data_with_their_types(dtype, tmp_path):
+    if "dtype" not in inspect.signature(Discrete).parameters and dtype != np.int64:
+        pytest.skip("this Gymnasium has no Discrete of another dtype")
+    discrete = Discrete(3, start=2) if dtype == np.int64 else Discrete(3, start=2, dtype=dtype)
+    for space in (discrete, Box(0, 5, (2,), dtype)):
+        env = Spaces(OBS, space)
+        checkpoint.write(tmp_path / "file", describe(env))
+        back = SpacesOnly(checkpoint.read(tmp_path / "file"))
+        assert back.action_space == space
+        assert back.action_space.dtype == space.dtype
+    about = describe(Spaces(OBS, Discrete(3)))
+    del about["action"]["dtype"]  # as version 0.1 wrote it
+    assert SpacesOnly(about).action_space == Discrete(3)
 
 
 def test_discrete_actions_that_do_not_start_at_zero():

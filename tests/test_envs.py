@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from hypothesis import given
 from hypothesis import strategies as st
@@ -363,7 +363,7 @@ def flipped(value):
 
 def strided(value):
     array = np.array(value)
-    return np.repeat(array, 2)[::2] if array.ndim else array
+    return np.repeat(array, 2, axis=0)[::2] if array.ndim else array
 
 
 def read_only(value):
@@ -436,11 +436,29 @@ def test_evaluation_and_the_player_take_it_in_too(kinds):
     assert play(env, actor, seed=0).episode_return == pytest.approx(7.4, rel=1e-3)
 
 
+@pytest.mark.parametrize("space", [Discrete(1), Box(np.float32([2, -1]), np.float32([2, 1]))])
+def test_the_player_takes_actions_without_a_choice(space):
+    class Drawn(Scripted):
+        action_space, render_mode, metadata = space, "rgb_array", {"render_modes": ["rgb_array"]}
+
+        def render(self):
+            return np.zeros((8, 8, 3), np.uint8)
+
+    env = Drawn()
+    discrete = isinstance(space, Discrete)
+    critic = agents.q_network(env) if discrete else agents.q_critic(env)
+    episode = play(env, critic if discrete else agents.actor(env), critic=critic, seed=0)
+    assert episode.episode_return == pytest.approx(7.4)
+    assert np.isfinite(episode.action_values).all()
+    assert discrete or (episode.actions[:, 0] == 2).all()
+    assert "nan" not in repr(episode._track())
+
+
 @pytest.mark.parametrize("kind", OBSERVATIONS[:-1])
 def test_act_takes_observations_in_every_kind(kind):
     actor = agents.actor(gym.make("Pendulum-v1"))
     obs = np.array([[0.1, -0.2, 3.0], [1.0, 0.0, -1.0]], np.float32)
-    given = kind(obs.repeat(2, axis=0))[::2] if kind is strided else kind(obs)
+    given = kind(obs)
     action = actor.act(given)
     assert isinstance(action, np.ndarray)
     assert np.array_equal(action, actor.act(np.array(given, np.float32)))

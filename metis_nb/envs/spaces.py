@@ -107,7 +107,7 @@ def describe(env: Environment) -> dict[str, Any]:
 
 def _describe(space: Box | Discrete) -> dict[str, Any]:
     if isinstance(space, Discrete):
-        return {"n": int(space.n), "start": int(space.start)}
+        return {"n": int(space.n), "start": int(space.start), "dtype": str(space.dtype)}
     return {"low": space.low, "high": space.high, "dtype": str(space.dtype)}
 
 
@@ -121,7 +121,10 @@ class SpacesOnly(gym.Env):
     @staticmethod
     def _space(about: dict[str, Any]) -> Box | Discrete:
         if "n" in about:
-            return Discrete(about["n"], start=about["start"])
+            settings = {"start": about["start"]}
+            if about.get("dtype", "int64") != "int64":  # in older files, and Gymnasium's, it is
+                settings["dtype"] = np.dtype(about["dtype"]).type
+            return Discrete(about["n"], **settings)
         return Box(about["low"], about["high"], dtype=np.dtype(about["dtype"]).type)
 
 

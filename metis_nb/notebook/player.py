@@ -434,7 +434,7 @@ def _judge(critic: Any, space: Any) -> Callable[[Any, Any], dict[str, Any]]:
             taken = units.from_env(torch.as_tensor(np.asarray(action))[None])
             return {"action_values": network(batch, taken.to(batch.device)).item()}
         values = torch.as_tensor(network(batch))
-        if count > 1 and values.shape == (1, count):
+        if count and values.shape == (1, count):
             if action is None:
                 return {}
             q_values = values[0].cpu().numpy()
