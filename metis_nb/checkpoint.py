@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import stat
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +24,27 @@ FORMAT = "metis_nb checkpoint 1"
 def write(path: str | Path, state: Any) -> None:
     """Write dicts, lists, tuples, numbers, strings, None, arrays and tensors to `path`.
 
-    The file appears whole or not at all: whoever stops in the middle keeps the one from before.
+    The file appears whole or not at all: whoever stops in the middle keeps the one from before. Who
+    may read it is as for any file that is written; a link stays one, to the new content.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     tensors: dict[str, Tensor] = {}
     header = {"format": FORMAT, "state": json.dumps(_encode(state, tensors))}
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
+        # Made as `open` makes files, so that the umask counts; not with the mode of a private one.
+        with open(draft, "xb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+        if path.exists():
+            mode = path.stat().st_mode
         save_file(tensors, draft, metadata=header)
+        os.chmod(draft, stat.S_IMODE(mode))
         with open(draft, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(draft, path)
     except BaseException:
-        os.unlink(draft)
+        draft.unlink(missing_ok=True)
         raise
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from metis_nb import agents, envs
+from metis_nb.envs.intake import taken
 from metis_nb.envs.spaces import ActionUnits, single_spaces
 
 
@@ -54,14 +55,15 @@ def evaluate(
     network.eval()  # no dropout; as it was, afterwards
     generator = torch.Generator(device).manual_seed(seed)
     games = [envs.make_single(env) for _ in range(episodes)]
-    units = ActionUnits(single_spaces(games[0])[1]).to(device)
-    # Half a stride away from the seeds of every trainer; see envs.TensorView.
-    first = seed * envs.SEED_STRIDE + envs.SEED_STRIDE // 2
+    obs_space, action_space = single_spaces(games[0])
+    units = ActionUnits(action_space).to(device)
+    first = envs.first_seed(seed, evaluation=True)  # none that a trainer uses
     obs = [game.reset(seed=first + index)[0] for index, game in enumerate(games)]
     returns = np.zeros(episodes)
     running = list(range(episodes))
     while running:
-        batch = np.stack([obs[index] for index in running]).astype(np.float32)
+        each = (obs[index] for index in running)
+        batch = np.stack([taken("observation", x, obs_space.shape, np.float32) for x in each])
         with torch.inference_mode():
             seen = torch.from_numpy(batch).to(device)
             if deterministic:
@@ -70,8 +72,9 @@ def evaluate(
                 action = units.to_env(agents.policy(actor, seen).sample(generator=generator))
         for index, choice in zip(list(running), units.to_numpy(action), strict=True):
             obs[index], reward, terminated, truncated, _ = games[index].step(choice)
-            returns[index] += reward
-            if terminated or truncated:
+            returns[index] += taken("reward", reward, (), np.float64)
+            flags = ("terminated", terminated), ("truncated", truncated)
+            if any(taken(*flag, (), np.bool_) for flag in flags):
                 running.remove(index)
                 games[index].close()
     for module, mode in modes:

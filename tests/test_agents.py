@@ -1,5 +1,6 @@
 """Networks: shapes, distributions, running statistics, action units, bad input."""
 
+import inspect
 import re
 
 import gymnasium as gym
@@ -11,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from metis_nb import DDQN, DQN, agents, evaluate, play
+from metis_nb import DDQN, DQN, agents, checkpoint, evaluate, play
 from metis_nb.agents import RunningStatistics
-from metis_nb.envs.spaces import ActionUnits
+from metis_nb.envs.spaces import ActionUnits, SpacesOnly, describe
 
 
 class Spaces(gym.Env):
@@ -110,6 +111,79 @@ def test_unbounded_dimensions_pass_through():
 def test_units_go_there_and_back(values):
     units, action = ActionUnits(WIDE), torch.tensor([values])
     assert torch.allclose(units.from_env(units.to_env(action)), action, atol=1e-5)
+
+
+def in_the_environment(space, policy_action):
+    units = ActionUnits(space)
+    action = units.to_numpy(units.to_env(torch.tensor(policy_action)[:, None]))[:, 0]
+    assert action.dtype == space.dtype
+    assert all(space.contains(np.array([each], space.dtype)) for each in action)
+    return action.tolist()
+
+
+def test_whole_numbers_are_rounded_numbers_by_hand():
+    # -9.6, -0.4, 0.6 and 9.6 of -10 .. 10.
+    there = in_the_environment(Box(-10, 10, (1,), np.int64), [-0.96, -0.04, 0.06, 0.96])
+    assert there == [-10, 0, 1, 10]
+    assert in_the_environment(Box(-1, 1, (1,), np.int32), [-0.6, 0.4, 0.6]) == [-1, 0, 1]
+    assert in_the_environment(Box(0, 255, (1,), np.uint8), [-1.0, 0.0, 1.0]) == [0, 128, 255]
+    for dtype in (np.int8, np.int32, np.int64, np.uint64):  # the largest have no float32
+        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+        assert in_the_environment(Box(low, high, (1,), dtype), [-1.0, 1.0]) == [low, high]
+
+
+def test_every_whole_number_is_as_likely_but_the_ends():
+    # Of 11 values on 10 units of length, each has one unit, and the ends have half of one.
+    even = np.linspace(-1, 1, 100_001).tolist()
+    there = in_the_environment(Box(0, 10, (1,), np.int32), even)
+    share = np.bincount(there) / len(there)
+    assert np.allclose(share, [0.05, *[0.1] * 9, 0.05], atol=1e-3)
+
+
+def test_whole_numbers_from_every_kind_of_actor():
+    env = Spaces(OBS, Box(-1, 1, (1,), np.int32))
+    for option in ({}, {"squashed": True}, {"deterministic": True}):
+        actor = agents.actor(env, **option)
+        with torch.no_grad():
+            actor.head.bias.fill_(0.7)  # 0.6 after tanh
+        assert actor.act(np.zeros((1, 3), np.float32)).tolist() == [[1]]
+        assert actor.act(torch.zeros(1, 3)).tolist() == [[1.0]]
+
+
+def test_actions_lie_within_bounds_of_any_type():
+    # As float32, 0.1 is 0.10000000149.
+    assert in_the_environment(Box(-0.1, 0.1, (1,), np.float64), [-1.0, 1.0, 5.0]) == [
+        -0.1,
+        0.1,
+        0.1,
+    ]
+    for dtype in (np.float16, np.float32, np.float64):
+        in_the_environment(Box(-1 / 3, 0.7, (1,), dtype), [-1.0, -0.999, 0.3, 1.0])
+
+
+def test_one_value_alone_is_no_nan():
+    space = Box(np.array([2.0, -1.0]), np.array([2.0, 1.0]), dtype=np.float64)
+    units = ActionUnits(space)
+    assert units.to_env(torch.tensor([[0.3, 0.5]])).tolist() == [[2.0, 0.5]]
+    back = units.from_env(torch.tensor([[2.0, 0.5]], dtype=torch.float64))
+    assert back.tolist() == [[0.0, 0.5]]
+    assert back.dtype == torch.float32  # which critics take
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8])
+def test_spaces_come_back_from_plain_data_with_their_types(dtype, tmp_path):
+    if "dtype" not in inspect.signature(Discrete).parameters and dtype != np.int64:
+        pytest.skip("this Gymnasium has no Discrete of another dtype")
+    discrete = Discrete(3, start=2) if dtype == np.int64 else Discrete(3, start=2, dtype=dtype)
+    for space in (discrete, Box(0, 5, (2,), dtype)):
+        env = Spaces(OBS, space)
+        checkpoint.write(tmp_path / "file", describe(env))
+        back = SpacesOnly(checkpoint.read(tmp_path / "file"))
+        assert back.action_space == space
+        assert back.action_space.dtype == space.dtype
+    about = describe(Spaces(OBS, Discrete(3)))
+    del about["action"]["dtype"]  # as version 0.1 wrote it
+    assert SpacesOnly(about).action_space == Discrete(3)
 
 
 def test_discrete_actions_that_do_not_start_at_zero():

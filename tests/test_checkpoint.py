@@ -1,6 +1,7 @@
 """Nested data to a file and back: exact, atomic, and safe to read."""
 
 import os
+import stat
 
 import numpy as np
 import pytest
@@ -76,6 +77,32 @@ def test_a_write_that_dies_before_the_end_keeps_the_file_from_before(tmp_path, m
         checkpoint.write(path, {"new": torch.ones(1000)})
     assert checkpoint.read(path) == {"good": 1}
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask and no modes")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_a_new_file_follows_the_umask_and_an_old_one_keeps_its_mode(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        checkpoint.write(tmp_path / "new", 1)
+        (tmp_path / "old").touch()
+        (tmp_path / "old").chmod(0o664)
+        checkpoint.write(tmp_path / "old", 1)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == mode
+    assert stat.S_IMODE((tmp_path / "old").stat().st_mode) == 0o664
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_a_link_stays_a_link_to_the_new_content(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "latest").symlink_to("folder/first")
+    checkpoint.write(tmp_path / "latest", 1)  # nothing is there yet
+    checkpoint.write(tmp_path / "latest", 2)
+    assert (tmp_path / "latest").is_symlink()
+    assert checkpoint.read(tmp_path / "folder" / "first") == 2
+    assert os.listdir(tmp_path / "folder") == ["first"]
 
 
 def test_folders_are_made(tmp_path):

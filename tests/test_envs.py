@@ -1,13 +1,18 @@
 """The tensor view of every kind of environment, making environments, and capturing their state."""
 
+import itertools
+import os
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.spaces import Box, Discrete
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from hypothesis import given
+from hypothesis import strategies as st
 
-from metis_nb import envs
+from metis_nb import DQN, PPO, agents, envs, evaluate, play
 from metis_nb.envs.snapshot import capture, restore
 from metis_nb.envs.view import TensorView
 from tests.scripted import EPISODES, Scripted, TorchVector, in_every_mode
@@ -112,14 +117,75 @@ def test_an_environment_that_reuses_its_array_does_no_harm():
 # --- an environment that speaks torch ---------------------------------------------------------
 
 
-def test_torch_tensors_pass_without_a_copy():
+class Vandal:
+    """Mixed into an environment: writes into all that it was given and all that it handed out."""
+
+    def reset(self, *, seed=None, options=None):
+        obs, info = super().reset(seed=seed, options=options)
+        self.ours = [obs, *(options or {}).values()]
+        return obs, info
+
+    def step(self, action):
+        for each in getattr(self, "ours", []):
+            each[:] = 7
+        step = super().step(action)
+        *gave, info = step
+        gave += info.values()
+        self.ours = [x for x in (action, *gave) if isinstance(x, np.ndarray | torch.Tensor)]
+        for each in self.ours[:1]:
+            each[:] = 7
+        return step
+
+
+class VandalOfNumbers(Vandal, Scripted):
+    action_space = Box(-1, 1, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)
+
+
+class VandalOfTensors(Vandal, TorchVector):
+    pass
+
+
+class VandalVector(Vandal, SyncVectorEnv):
+    pass
+
+
+def vandals_and_others():
+    yield VandalOfNumbers(), Scripted(), torch.zeros(1, 2)
+    for mode in AutoresetMode:
+        sub_envs = [Scripted, lambda: Scripted(1)]
+        pair = (kind(sub_envs, autoreset_mode=mode) for kind in (VandalVector, SyncVectorEnv))
+        yield *pair, torch.tensor([1, 0])
+        if mode != AutoresetMode.NEXT_STEP:
+            yield VandalOfTensors(mode=mode), TorchVector(mode=mode), torch.tensor([1, 0])
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_an_environment_that_writes_into_what_it_got_and_gave_does_no_harm(index):
+    vandal, other, action = list(vandals_and_others())[index]
+    given = action.clone()
+    if other.action_space == Scripted.action_space:
+        other.action_space = vandal.action_space
+    views = TensorView(vandal), TensorView(other)
+    firsts = [view.reset() for view in views]
+    steps = [[view.step(action) for _ in range(12)] for view in views]  # over ends of episodes
+    assert torch.equal(*firsts)
+    assert torch.equal(action, given)
+    for harmed, whole in zip(*steps, strict=True):
+        assert all(torch.equal(vars(harmed)[name], value) for name, value in vars(whole).items())
+    assert views[0].finished == views[1].finished
+
+
+def test_torch_tensors_stay_tensors():
     env = TorchVector()
     view = TensorView(env)
-    assert view.reset().data_ptr() == env.handed_out.data_ptr()
+    assert torch.equal(view.reset(), env.handed_out)
     action = torch.tensor([1, 0])
     step = view.step(action)
-    assert step.obs.data_ptr() == env.handed_out.data_ptr()
-    assert env.actions[0] is action
+    assert torch.equal(step.obs, env.handed_out)
+    assert torch.equal(env.actions[0], action)
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED])
@@ -143,6 +209,51 @@ def first_states(seed, num_envs=8):
 def test_seeds_share_no_sub_environment():
     assert len(first_states(0) | first_states(1) | first_states(2)) == 24
     assert first_states(1) == first_states(1)
+
+
+SEEDS = [0, 1, 2, 2047, envs.view.OWN_STRIDE - 1, envs.view.OWN_STRIDE, 4096, 20_260_101]
+SEEDS += [2**31 - 1, 2**32 - 1, 2**32, 2**63 - 1]
+
+
+def test_seeds_fit_in_32_bits_and_overlap_nowhere():
+    assert [envs.first_seed(seed) for seed in (0, 1, 2)] == [0, 2**20, 2 * 2**20]
+    firsts = [envs.first_seed(seed, evaluation=side) for seed in SEEDS for side in (False, True)]
+    firsts.sort()
+    assert firsts[-1] + 100_000 < 2**32  # so many sub-environments, or episodes
+    assert all(b - a > 1000 for a, b in itertools.pairwise(firsts))
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1), st.integers(0, 10**12))
+def test_training_and_evaluation_share_no_seed(training, evaluation, steps):
+    first = envs.first_seed(training) + steps % (envs.SEED_STRIDE // 4)  # after a restart
+    assert 0 <= first < 2**32
+    # The first half of a stride is for training, the second for evaluation.
+    assert first % 2**20 + 100_000 < 2**19 or training < envs.view.OWN_STRIDE
+    assert envs.first_seed(evaluation, evaluation=True) % 2**20 >= 2**19
+
+
+def test_thousands_of_large_seeds_share_no_sub_environment():
+    random = np.random.default_rng(0).integers(2**31, size=3000)
+    for seeds in (random, range(10**6, 10**6 + 3000), range(5000, 3_005_000, 1000)):
+        firsts = np.sort([envs.first_seed(int(seed)) for seed in seeds])
+        assert (np.diff(firsts) >= 16).mean() > 0.998
+
+
+@pytest.mark.parametrize("seed", [None, 4096, 2**40])
+def test_an_environment_that_takes_seeds_of_32_bits(seed):
+    seen = []
+
+    class Old(Scripted):
+        def reset(self, *, seed=None, options=None):
+            seen.append(seed)
+            np.random.RandomState(seed)  # which refuses 2**32
+            return super().reset(seed=seed)
+
+    env = Old()
+    trainer = PPO(env, rollout_steps=8, seed=seed)
+    trainer.train(agents.actor(env), agents.critic(env), steps=8, progress=False)
+    evaluate(env, agents.actor(env), episodes=2, seed=seed or 0)
+    assert all(each is None or each < 2**32 for each in seen)
 
 
 def test_the_environment_is_seeded_once():
@@ -232,6 +343,260 @@ def test_a_bad_number_of_environments_is_named(num_envs):
 def test_make_passes_arguments_on():
     assert envs.make("Pendulum-v1", num_envs=3, g=5.0).envs[0].unwrapped.g == 5.0
     assert envs.make("CartPole-v1").num_envs == 16
+
+
+# --- what environments give ---------------------------------------------------------------------
+
+
+def one_number(value):
+    return np.array([value])
+
+
+def tensors_that_ask_for_gradients(value):
+    return torch.tensor(value, requires_grad=torch.as_tensor(value).is_floating_point())
+
+
+def flipped(value):
+    array = np.array(value)
+    return np.ascontiguousarray(array[::-1])[::-1] if array.ndim else array
+
+
+def strided(value):
+    array = np.array(value)
+    return np.repeat(array, 2, axis=0)[::2] if array.ndim else array
+
+
+def read_only(value):
+    array = np.array(value)
+    array.flags.writeable = False
+    return array
+
+
+def swapped(value):
+    array = np.array(value)
+    return array.astype(array.dtype.newbyteorder())
+
+
+def as_list(value):
+    return np.asarray(value).tolist()
+
+
+OBSERVATIONS = [flipped, strided, read_only, swapped, as_list, tensors_that_ask_for_gradients]
+NUMBERS = [one_number, lambda v: [[v]], tensors_that_ask_for_gradients, np.float16, np.array]
+
+
+class Converted(gym.Wrapper):
+    def __init__(self, env, obs, number):
+        super().__init__(env)
+        self.obs, self.number = obs, number
+
+    def reset(self, **arguments):
+        obs, info = self.env.reset(**arguments)
+        return self.obs(obs), info
+
+    def step(self, action):
+        obs, *numbers, info = self.env.step(action)
+        return self.obs(obs), *map(self.number, numbers), info
+
+
+KINDS = [*((kind, float) for kind in OBSERVATIONS), *((as_list, kind) for kind in NUMBERS)]
+
+
+@pytest.mark.parametrize("kinds", KINDS)
+def test_what_an_environment_gives_is_taken_in_every_kind(kinds):
+    plain, odd = TensorView(Scripted()), TensorView(Converted(Scripted(), *kinds))
+    assert torch.equal(plain.reset(), odd.reset())
+    for _ in range(30):
+        step, other = (view.step(torch.zeros(1, dtype=torch.int64)) for view in (plain, odd))
+        for name, value in vars(step).items():
+            given = vars(other)[name]
+            assert given.dtype == value.dtype
+            assert (
+                torch.allclose(given, value, rtol=1e-3)
+                if name == "reward"
+                else (torch.equal(given, value))
+            )
+    assert [f[::2] for f in odd.finished] == [f[::2] for f in plain.finished]
+
+
+@pytest.mark.parametrize("kinds", KINDS)
+def test_evaluation_and_the_player_take_it_in_too(kinds):
+    class Drawn(Converted):
+        def __init__(self):
+            super().__init__(Scripted(), *kinds)
+
+        def render(self):
+            return np.zeros((8, 8, 3), np.uint8)
+
+    env = Drawn()
+    env.unwrapped.render_mode, env.unwrapped.metadata = "rgb_array", {"render_modes": ["rgb_array"]}
+    actor = agents.actor(env)
+    # Rewards of the first episode, by hand: 1.6, 2.4 and 3.4.
+    assert evaluate(env, actor, episodes=1) == pytest.approx([7.4], rel=1e-3)
+    assert play(env, actor, seed=0).episode_return == pytest.approx(7.4, rel=1e-3)
+
+
+@pytest.mark.parametrize("space", [Discrete(1), Box(np.float32([2, -1]), np.float32([2, 1]))])
+def test_the_player_takes_actions_without_a_choice(space):
+    class Drawn(Scripted):
+        action_space, render_mode, metadata = space, "rgb_array", {"render_modes": ["rgb_array"]}
+
+        def render(self):
+            return np.zeros((8, 8, 3), np.uint8)
+
+    env = Drawn()
+    discrete = isinstance(space, Discrete)
+    critic = agents.q_network(env) if discrete else agents.q_critic(env)
+    episode = play(env, critic if discrete else agents.actor(env), critic=critic, seed=0)
+    assert episode.episode_return == pytest.approx(7.4)
+    assert np.isfinite(episode.action_values).all()
+    assert discrete or (episode.actions[:, 0] == 2).all()
+    assert "nan" not in repr(episode._track())
+
+
+@pytest.mark.parametrize("kind", OBSERVATIONS[:-1])
+def test_act_takes_observations_in_every_kind(kind):
+    actor = agents.actor(gym.make("Pendulum-v1"))
+    obs = np.array([[0.1, -0.2, 3.0], [1.0, 0.0, -1.0]], np.float32)
+    given = kind(obs)
+    action = actor.act(given)
+    assert isinstance(action, np.ndarray)
+    assert np.array_equal(action, actor.act(np.array(given, np.float32)))
+
+
+def test_act_names_an_observation_of_another_shape():
+    actor = agents.actor(gym.make("Pendulum-v1"))
+    with pytest.raises(ValueError, match=r"obs has shape \(2, 4\); expected \(B, 3"):
+        actor.act(np.zeros((2, 4), np.float32))
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize("axes", [(-1, 1), (1, -1)])
+def test_rewards_and_flags_with_a_second_axis(axes, num_envs, kind):
+    class Column(SyncVectorEnv):
+        def reset(self, **arguments):
+            obs, info = super().reset(**arguments)
+            return torch.as_tensor(obs) if kind == "torch" else obs, info
+
+        def step(self, actions):
+            obs, *numbers, info = super().step(np.asarray(actions))
+            numbers = [number.reshape(axes) for number in numbers]
+            if kind == "torch":
+                obs, *numbers = map(torch.as_tensor, (obs, *numbers))
+            return obs, *numbers, info
+
+    makers = [lambda first=first: Scripted(first) for first in range(num_envs)]
+    views = [TensorView(cls(makers, autoreset_mode="SameStep")) for cls in (SyncVectorEnv, Column)]
+    for view in views:
+        view.reset()
+    for _ in range(20):
+        plain, odd = (vars(view.step(torch.zeros(num_envs).long())) for view in views)
+        assert all(torch.equal(odd[name], value) for name, value in plain.items())
+    assert views[0].finished == views[1].finished
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("when", ["reset", "step"])
+def test_an_observation_of_another_shape_than_its_space_is_named(when, parallel):
+    class Other(Scripted):
+        def _obs(self):
+            wrong = self.count == (0 if when == "reset" else 1)
+            return np.zeros(3 if wrong else 2, np.float32)
+
+    class OtherVector(SyncVectorEnv):
+        def __init__(self):
+            super().__init__([Scripted] * 2)
+
+        def reset(self, **arguments):
+            obs, info = super().reset(**arguments)
+            return obs[:, :1] if when == "reset" else obs, info
+
+        def step(self, actions):
+            obs, *rest = super().step(actions)
+            return obs[:, :1], *rest
+
+    env = OtherVector() if parallel else Other()
+    critic = agents.critic(env)
+    with pytest.raises(ValueError, match=r"env gave the observation with shape .*expected \(2,"):
+        PPO(env, rollout_steps=8, seed=0).train(agents.actor(env), critic, steps=8, progress=False)
+
+
+@pytest.mark.parametrize("reward", [np.zeros(2), "much", [[1.0], [2.0]]])
+def test_a_reward_that_is_not_one_number_is_named(reward):
+    env = Converted(Scripted(), np.array, lambda value: reward)
+    with pytest.raises(ValueError, match="env gave the reward"):
+        experience(TensorView(env), 3)
+
+
+class Last(SyncVectorEnv):
+    """Gives the last observation of an episode under a name of its own, or not at all."""
+
+    def __init__(self, key, kind=np.asarray):
+        self.key, self.kind = key, kind
+        super().__init__([Scripted, lambda: Scripted(1)], autoreset_mode="SameStep")
+
+    def step(self, actions):
+        *step, info = super().step(actions)
+        if "final_obs" in info:
+            final = info.pop("final_obs")
+            if self.key:
+                info[self.key] = self.kind(final)
+        return *step, info
+
+
+@pytest.mark.parametrize("kind", [np.asarray, list])
+@pytest.mark.parametrize("key", ["final_obs", "final_observation"])
+def test_the_last_observation_under_either_name(key, kind):
+    assert experience(TensorView(Last(key, kind)), 30) == experience(TensorView(Scripted()), 30)
+
+
+def test_a_last_observation_that_is_missing_is_named():
+    with pytest.raises(ValueError, match=r'info\["final_obs"\] has nothing for environment 0,'):
+        experience(TensorView(Last("")), 30)
+
+
+def test_a_vector_that_only_resets_ends_in_an_error():
+    class NeverResets(TorchVector):
+        def step(self, action):
+            obs, reward, terminated, truncated, info = super().step(action)
+            return obs, reward, terminated, truncated | (self.count[0] > 5), info
+
+    env = NeverResets(mode=AutoresetMode.NEXT_STEP)
+    trainer = DQN(env, learning_starts=50, capacity=100, seed=0)
+    with pytest.raises(RuntimeError, match=r"environment [01] has ended .*NEXT_STEP"):
+        trainer.train(agents.q_network(env), steps=200, progress=False)
+
+
+class Dies(Scripted):
+    how = "exit"
+
+    def step(self, action):
+        if self.episode == 2 and self.how == "exit":
+            os._exit(3)
+        if self.episode == 2:
+            raise ValueError("lost")
+        return super().step(action)
+
+
+class Fails(Dies):
+    how = "error"
+
+
+@pytest.mark.parametrize("kind", [Dies, Fails])
+def test_a_worker_that_has_died_is_named_the_second_time(kind):
+    env = AsyncVectorEnv([Scripted, kind])
+    try:
+        trainer = PPO(env, rollout_steps=64, seed=0)
+        networks = agents.actor(env), agents.critic(env)
+        with pytest.raises((EOFError, ConnectionError, ValueError)):
+            trainer.train(*networks, steps=64, progress=False)
+        with pytest.raises(RuntimeError, match="process of environment 1 of 2 has ended"):
+            trainer.train(*networks, steps=64, progress=False)
+    finally:
+        for process in env.processes:
+            process.terminate()
+        env.closed = True  # waiting for the one that has died would fail
 
 
 # --- capturing and restoring ------------------------------------------------------------------

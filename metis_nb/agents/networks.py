@@ -59,9 +59,18 @@ class Network(nn.Module):
 
     def _act(self, obs: Tensor | np.ndarray, best: Callable[[Any], Tensor]) -> Any:
         """Environment actions in the kind of `obs`: what `best` makes of what `forward` gives."""
+        array = not isinstance(obs, Tensor)
+        if array:  # a list, perhaps, or one that torch does not take: flipped, read-only
+            obs = np.array(obs, np.float32, order="C")
+        shape = self.obs_space.shape
+        if tuple(obs.shape)[obs.ndim - len(shape) :] != shape:
+            raise ValueError(
+                f"obs has shape {tuple(obs.shape)}; expected (B, {str(shape)[1:]}: a batch of what "
+                f"{self.obs_space} describes. One observation is a batch of one: obs[None]."
+            )
         output = self(torch.as_tensor(obs, dtype=torch.float32, device=device_of(self)))
         action = self.action_units.to_env(best(output))
-        return self.action_units.to_numpy(action) if isinstance(obs, np.ndarray) else action
+        return self.action_units.to_numpy(action) if array else action
 
 
 class Actor(Network):

@@ -9,13 +9,14 @@ from gymnasium.vector import VectorEnv
 
 from metis_nb.envs.discretize import DiscretizeAction
 from metis_nb.envs.single import make_single
-from metis_nb.envs.view import SEED_STRIDE, Step, TensorView
+from metis_nb.envs.view import SEED_STRIDE, Step, TensorView, first_seed
 
 __all__ = [
     "SEED_STRIDE",
     "DiscretizeAction",
     "Step",
     "TensorView",
+    "first_seed",
     "make",
     "make_single",
 ]

@@ -107,7 +107,7 @@ def describe(env: Environment) -> dict[str, Any]:
 
 def _describe(space: Box | Discrete) -> dict[str, Any]:
     if isinstance(space, Discrete):
-        return {"n": int(space.n), "start": int(space.start)}
+        return {"n": int(space.n), "start": int(space.start), "dtype": str(space.dtype)}
     return {"low": space.low, "high": space.high, "dtype": str(space.dtype)}
 
 
@@ -121,7 +121,10 @@ class SpacesOnly(gym.Env):
     @staticmethod
     def _space(about: dict[str, Any]) -> Box | Discrete:
         if "n" in about:
-            return Discrete(about["n"], start=about["start"])
+            settings = {"start": about["start"]}
+            if about.get("dtype", "int64") != "int64":  # in older files, and Gymnasium's, it is
+                settings["dtype"] = np.dtype(about["dtype"]).type
+            return Discrete(about["n"], **settings)
         return Box(about["low"], about["high"], dtype=np.dtype(about["dtype"]).type)
 
 
@@ -130,7 +133,7 @@ class ActionUnits(nn.Module):
 
     Discrete: index 0 .. n-1 <-> `start` .. `start + n - 1`. Box: [-1, 1] <-> [low, high] per
     dimension, clipped to the bounds; a dimension that is unbounded on either side is passed
-    through (and clipped to the bound that it has).
+    through (and clipped to the bound that it has). Where actions are whole numbers, rounded.
     """
 
     size: int  # number of actions, or of action dimensions
@@ -142,7 +145,11 @@ class ActionUnits(nn.Module):
     def __init__(self, space: Box | Discrete):
         super().__init__()
         self.discrete = isinstance(space, Discrete)
+        self.space: Any = space
         self.dtype = space.dtype
+        # Of this type already, bounds and all, when `to_env` is done with them.
+        self.fits = self.discrete or space.dtype == np.float32
+        self.whole = space.dtype.kind in "iub"
         if isinstance(space, Discrete):
             self.size, self.start = int(space.n), int(space.start)
             return
@@ -165,14 +172,31 @@ class ActionUnits(nn.Module):
         """Policy actions (B,) int64 or (B, A) float32 -> environment actions of the same shape."""
         if self.discrete:
             return action + self.start if self.start else action
-        return torch.clamp(action * self.scale + self.offset, self.low, self.high)
+        action = torch.clamp(action * self.scale + self.offset, self.low, self.high)
+        return action.round() if self.whole else action
 
     def to_numpy(self, action: Tensor) -> np.ndarray:
-        """Environment actions as `env.step` takes them: the space's own dtype, on the CPU."""
-        return action.cpu().numpy().astype(self.dtype, copy=False)
+        """Environment actions as `env.step` takes them: the space's own dtype, on the CPU. A copy,
+        into which an environment may write."""
+        values = action.cpu().numpy()
+        return values.astype(self.dtype) if self.fits else fitted(values, self.space)
 
     def from_env(self, action: Tensor) -> Tensor:
         """The inverse of `to_env`, for actions within the bounds."""
         if self.discrete:
             return action - self.start
-        return (action - self.offset) / self.scale
+        # A dimension with one value alone has a scale of 0: in the middle of nothing.
+        scale = self.scale.masked_fill(self.scale == 0, 1.0)
+        return (action.to(self.offset.dtype) - self.offset) / scale
+
+
+def fitted(action: np.ndarray, space: Box) -> np.ndarray:
+    """Actions (A,) or (B, A) of any type in the space's own: a float32 may lie a hair outside of
+    bounds that are float64. Whole numbers are rounded, not cut off."""
+    if space.dtype.kind not in "iub":
+        return np.clip(action.astype(space.dtype), space.low, space.high)
+    values = np.rint(action.astype(np.float64))
+    with np.errstate(invalid="ignore"):  # the largest whole numbers have no float of their own
+        whole = values.astype(space.dtype)
+    whole = np.where(values >= space.high.astype(np.float64), space.high, whole)
+    return np.where(values <= space.low.astype(np.float64), space.low, whole)

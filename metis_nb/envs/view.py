@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing.connection
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +13,33 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
+from metis_nb.envs.intake import fitting, taken
 from metis_nb.envs.snapshot import capture, restore
-from metis_nb.envs.spaces import ActionUnits, Environment, single_spaces
+from metis_nb.envs.spaces import ActionUnits, Environment, name_of, single_spaces
 
 Array = Any  # np.ndarray or Tensor: where the environment lives
+NAMES = ("observation", "reward", "terminated", "truncated")  # of what a step gives
+OF_NUMBERS = NAMES[1:]  # one for each environment
+TYPES = (np.float32, np.float32, np.bool_, np.bool_)
+MOST_RESETS = 10  # in a row, of steps that were to reset an environment and did not
 TENSOR_TYPES = {np.float32: torch.float32, np.bool_: torch.bool}
 # Vector environments seed their N sub-environments s, s + 1, ..., s + N - 1. Seeds this far apart
-# share none of them.
+# share none of them. The first half of each stride is for training, the second for evaluation.
 SEED_STRIDE = 2**20
+# Many environments take seeds of 32 bits: room for 4096 strides. Seeds up to here have one each.
+OWN_STRIDE = 3072
+
+
+def first_seed(seed: int, evaluation: bool = False) -> int:
+    """What the first sub-environment is seeded with in a training, or in an evaluation, with this
+    seed: below 2**32. Seeds below `OWN_STRIDE` share no sub-environment; two large ones do once
+    in millions of times. A training and an evaluation never do."""
+    start = seed * SEED_STRIDE
+    if seed >= OWN_STRIDE:  # somewhere in the first 2**17 of one of the strides that are left
+        drawn = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        place, offset = divmod(drawn % ((2**32 // SEED_STRIDE - OWN_STRIDE) * 2**17), 2**17)
+        start = (OWN_STRIDE + place) * SEED_STRIDE + offset
+    return start + SEED_STRIDE // 2 if evaluation else start
 
 
 @dataclass
@@ -42,15 +62,15 @@ class Step:
 class TensorView:
     """Any `gym.Env` or `gym.vector.VectorEnv`, in any autoreset mode, as N environments.
 
-    Policy actions in (an index, or [-1, 1] per dimension), tensors out. A vector environment that
-    speaks torch tensors on the device is passed straight through, without a copy; it must not
-    write into tensors that it has handed out.
+    Policy actions in (an index, or [-1, 1] per dimension), tensors out. What a vector environment
+    that speaks torch tensors gives stays on the device. Nothing is shared with an environment: it
+    may write into the actions that it got, and into whatever it handed out.
 
     Args:
         env: the environment. A single one counts as N = 1.
         device: where the tensors are wanted.
         seed: for the first reset; None leaves the environment's own generator as it is. Two seeds
-            share no sub-environment.
+            share no sub-environment; see `first_seed`.
         finished: a list that gets (environment steps so far, return, length) of every episode
             that ends.
     """
@@ -64,14 +84,18 @@ class TensorView:
     ):
         self.obs_space, self.action_space = single_spaces(env)
         self.env, self.device = env, torch.device(device)
-        self.next_seed = None if seed is None else seed * SEED_STRIDE  # for one reset only
+        self.next_seed = None if seed is None else first_seed(seed)  # for one reset only
         self.finished = [] if finished is None else finished
         self.vectorised = isinstance(env, VectorEnv)
         self.num_envs: int = env.num_envs if isinstance(env, VectorEnv) else 1
+        # Of what the environment gives.
+        batch = (self.num_envs,) if self.vectorised else ()
+        self._shape, self._obs_shape = batch, (*batch, *self.obs_space.shape)
         self.mode = autoreset_mode(env) if isinstance(env, VectorEnv) else AutoresetMode.DISABLED
         self.action_units = ActionUnits(self.action_space).to(self.device)
         self.packs = self.device.type != "cpu"  # a step travels to the device in one piece
         self.steps = 0  # environment steps so far, resets left out
+        self._resets_in_a_row = 0
         self.returns_tensors = False  # known after the first reset
         self._obs: Tensor | None = None  # None: the next step needs a reset
         # Kept where the environment lives: in NumPy, or in tensors where it returns tensors.
@@ -101,9 +125,13 @@ class TensorView:
         seed, self.next_seed = self.next_seed, None
         if seed is not None:
             self.env.action_space.seed(seed)
-        obs, _ = self.env.reset(seed=seed)
-        self.returns_tensors = isinstance(obs, Tensor)
-        here = self._here(obs if self.vectorised else np.asarray(obs)[None], np.float32)
+        try:
+            obs, _ = self.env.reset(seed=seed)
+        except Exception as error:
+            self._check_workers(error)
+            raise
+        self.returns_tensors = self.vectorised and isinstance(obs, Tensor)
+        here = self._here("observation", obs, np.float32)
         self._keep(*(0 * values for values in self._kept()))
         self._check(here, self.episode_return)
         self._obs = self._observation(here)
@@ -117,20 +145,21 @@ class TensorView:
         """
         # Until the step is whole, the view counts as stopped in the middle (Ctrl-C, an error).
         self._obs, valid = None, ~self.resetting
-        action = self.action_units.to_env(action)
-        raw = action if self.returns_tensors else self.action_units.to_numpy(action)
-        obs, *rest, info = self.env.step(raw if self.vectorised else raw[0])
-        if not self.vectorised:
-            obs, rest = np.asarray(obs)[None], [np.array([value]) for value in rest]
-        obs, kinds = self._here(obs, np.float32), (np.float32, np.bool_, np.bool_)
-        reward, terminated, truncated = (self._here(*each) for each in zip(rest, kinds))
+        raw: Any = self.action_units.to_env(action)
+        if not self.returns_tensors:
+            raw = self.action_units.to_numpy(raw)
+        elif raw is action:  # of which the trainer keeps the original
+            raw = action.clone()
+        gave = self.env.step(raw if self.vectorised else raw[0])
+        obs, reward, terminated, truncated = map(self._here, NAMES, gave, TYPES)
         done, next_obs = terminated | truncated, obs
         self.steps += int(valid.sum())
         any_done = bool(done.any())
         if self.mode == AutoresetMode.NEXT_STEP:
+            self._check_resets(done, valid, any_done)
             self.resetting = done
         elif any_done and self.mode == AutoresetMode.SAME_STEP:
-            next_obs = self._final_obs(info, obs, done)
+            next_obs = self._final_obs(gave[4], obs, done)
         elif any_done:
             obs = self._reset_where(done, obs)
         self._check(next_obs, reward)
@@ -152,12 +181,20 @@ class TensorView:
 
     # --- to and from tensors --------------------------------------------------------------
 
-    def _here(self, values: Any, kind: type) -> Array:
-        """Values of a step, where the environment lives: of this kind, and no array of its own."""
-        if isinstance(values, Tensor):
-            return values.to(self.device, TENSOR_TYPES[kind])  # no copy where it is so already
-        # A copy: some environments hand out the same array at every step.
-        return np.array(values, dtype=kind)
+    def _here(self, what: str, values: Any, kind: type) -> Array:
+        """Values of a step, where the environment lives: of this kind, (N,) or (N, *obs_shape), and
+        a copy, since some environments hand out the same array at every step."""
+        shape = self._shape if what in OF_NUMBERS else self._obs_shape
+        if not self.vectorised:
+            return taken(what, values, shape, kind)[None]
+        if not self.returns_tensors:
+            return taken(what, values, shape, kind)
+        if not isinstance(values, Tensor):
+            values = torch.from_numpy(taken(what, values, None, kind))
+        tensor = values.detach().to(self.device, TENSOR_TYPES[kind], copy=True)
+        return (
+            tensor if tensor.shape == shape else tensor.reshape(fitting(what, tensor.shape, shape))
+        )
 
     def _observation(self, obs: Array) -> Tensor:
         return obs if isinstance(obs, Tensor) else torch.from_numpy(obs).to(self.device)
@@ -183,23 +220,66 @@ class TensorView:
     # --- ends of episodes -----------------------------------------------------------------
 
     def _final_obs(self, info: dict[str, Any], obs: Array, done: Array) -> Array:
-        final = info["final_obs"]
-        if isinstance(obs, Tensor):
-            return torch.where(_column(done, obs), self._here(final, np.float32), obs)
-        next_obs = obs.copy()
-        for row in done.nonzero()[0]:
-            next_obs[row] = final[row]
+        final = info.get("final_obs", info.get("final_observation"))  # before Gymnasium 1.0
+        if isinstance(obs, Tensor) and isinstance(final, Tensor):
+            return torch.where(
+                _column(done, obs), self._here("last observation", final, np.float32), obs
+            )
+        next_obs: Any = obs.clone() if isinstance(obs, Tensor) else obs.copy()
+        for row in np.flatnonzero(np.asarray(done.tolist())):
+            if final is None or final[row] is None:
+                raise ValueError(
+                    f'info["final_obs"] has nothing for environment {row}, whose episode ended. '
+                    f"With AutoresetMode.SAME_STEP, which env names, it is the last observation of "
+                    f"the episode: put it there, or use another mode."
+                )
+            last = taken("last observation", final[row], self.obs_space.shape, np.float32)
+            next_obs[row] = torch.from_numpy(last) if isinstance(obs, Tensor) else last
         return next_obs
 
     def _reset_where(self, done: Array, obs: Array) -> Array:
         if not self.vectorised:
             first, _ = self.env.reset()
-            return self._here(np.asarray(first)[None], np.float32)
-        fresh, _ = self.env.reset(options={"reset_mask": done})
-        fresh, where = self._here(fresh, np.float32), _column(done, obs)
+            return self._here("observation", first, np.float32)
+        mask = done.clone() if isinstance(done, Tensor) else done.copy()
+        fresh, _ = self.env.reset(options={"reset_mask": mask})
+        fresh, where = self._here("observation", fresh, np.float32), _column(done, obs)
         if isinstance(obs, Tensor):
             return torch.where(where, fresh, obs)
         return np.where(where, fresh, obs)
+
+    def _check_resets(self, done: Array, valid: Array, any_done: bool) -> None:
+        """A step that resets an environment begins an episode; one that only ever ends is none."""
+        if not any_done or not bool((stuck := done & ~valid).any()):
+            self._resets_in_a_row = 0
+            return
+        self._resets_in_a_row += 1
+        if self._resets_in_a_row == MOST_RESETS:
+            raise RuntimeError(
+                f"env: environment {stuck.tolist().index(True)} has ended its episode in each of "
+                f"{MOST_RESETS} steps that were to reset it. By AutoresetMode.NEXT_STEP, which an "
+                f"environment has where it names none, the step after the end of an episode begins "
+                f"the next one, and both of its flags are False. Name the mode that it has: "
+                f'env.metadata["autoreset_mode"] = AutoresetMode.DISABLED for one that waits for '
+                f'reset(options={{"reset_mask": ...}}).'
+            )
+
+    def _check_workers(self, error: Exception) -> None:
+        """An AsyncVectorEnv of which a process has died says so once, then by errors like this."""
+        processes = getattr(self.env.unwrapped, "processes", [])
+        # One that has closed its pipe may still be about to end.
+        ended = multiprocessing.connection.wait([p.sentinel for p in processes], timeout=2)
+        for process in processes:
+            if process.sentinel in ended:
+                process.join(2)
+        codes = [process.exitcode for process in processes]
+        for index, code in enumerate(codes):
+            if code is not None:
+                raise RuntimeError(
+                    f"env: the process of environment {index} of {self.num_envs} has ended (exit "
+                    f"code {code}), so that {name_of(self.env)} cannot go on. Make it anew; a "
+                    f"trainer goes on with the new one by save(path) and load(path, env)."
+                ) from error
 
     def _check(self, obs: Array, reward: Array) -> None:
         if isinstance(obs, Tensor):  # one sum says whether all is well: on a GPU each look waits
@@ -260,7 +340,8 @@ class TensorView:
         self.steps = state["steps"]
         if state["obs"] is None or state["env"] is None or len(state["obs"]) != self.num_envs:
             if self.next_seed is not None:
-                self.next_seed += self.steps  # new episodes, not those of the beginning again
+                # New episodes, not those of the beginning again; and none of an evaluation.
+                self.next_seed += self.steps % (SEED_STRIDE // 4)
             return False
         restore(self.env, state["env"])
         self.next_seed, self.returns_tensors = None, state["speaks_torch"]

@@ -108,8 +108,8 @@ class Run:
 
     def __init__(self, env: Environment, seed: int | None):
         single_spaces(env)
-        if seed is not None and (not isinstance(seed, Integral) or seed < 0):
-            raise ValueError(f"seed={seed!r}; expected None or a whole number, 0 or more.")
+        if seed is not None and (not isinstance(seed, Integral) or not 0 <= seed < 2**63):
+            raise ValueError(f"seed={seed!r}; expected None or a whole number from 0 to 2**63 - 1.")
         self.env = env
         self.seed: int | None = None if seed is None else int(seed)
         self.networks: dict[str, nn.Module] = {}

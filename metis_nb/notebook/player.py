@@ -22,7 +22,8 @@ from torch import nn
 
 from metis_nb import agents
 from metis_nb.envs import make_single
-from metis_nb.envs.spaces import ActionUnits, name_of
+from metis_nb.envs.intake import taken
+from metis_nb.envs.spaces import ActionUnits, fitted, name_of
 from metis_nb.notebook import frontend, seeds
 from metis_nb.notebook.episode import Episode, Episodes
 
@@ -256,7 +257,7 @@ class _Recording:
         max_steps: int,
     ) -> None:
         obs, _ = self.game.reset(seed=self.seed)
-        self.seen.append(np.array(obs))
+        self.see(obs)
         while True:
             over = self.terminated or self.truncated or self.step == max_steps
             self.film.add(self.step, self.game, last=over)
@@ -266,11 +267,19 @@ class _Recording:
                 self.values.append(judged.pop("value"))
             if over:
                 return
-            obs, reward, terminated, truncated, _ = self.game.step(action)
-            self.terminated, self.truncated = bool(terminated), bool(truncated)
-            self.rows.append({"actions": action, "rewards": float(reward), **policy, **judged})
-            self.seen.append(np.array(obs))
+            obs, reward, terminated, truncated, _ = self.game.step(copy.copy(action))
+            self.terminated = bool(taken("terminated", terminated, (), np.bool_))
+            self.truncated = bool(taken("truncated", truncated, (), np.bool_))
+            number = float(taken("reward", reward, (), np.float64))
+            self.rows.append({"actions": action, "rewards": number, **policy, **judged})
+            self.see(obs)
             self.step += 1
+
+    def see(self, obs: Any) -> None:
+        space = self.game.observation_space
+        if isinstance(space, spaces.Box):
+            taken("observation", obs, space.shape, np.float32)  # an error of ours, if any
+        self.seen.append(taken("observation", obs, None, None))
 
     def episode(self, failure: str = "") -> Episode | None:
         """The episode so far; None before its first step."""
@@ -425,7 +434,7 @@ def _judge(critic: Any, space: Any) -> Callable[[Any, Any], dict[str, Any]]:
             taken = units.from_env(torch.as_tensor(np.asarray(action))[None])
             return {"action_values": network(batch, taken.to(batch.device)).item()}
         values = torch.as_tensor(network(batch))
-        if count > 1 and values.shape == (1, count):
+        if count and values.shape == (1, count):
             if action is None:
                 return {}
             q_values = values[0].cpu().numpy()
@@ -447,7 +456,7 @@ def _for_env(action: Any, space: gym.Space) -> Any:
     action = action.numpy(force=True) if isinstance(action, torch.Tensor) else np.array(action)
     if isinstance(space, spaces.Box):
         fits = action.shape == space.shape and bool(np.isfinite(action).all())
-        action = action.astype(space.dtype) if fits else action
+        action = fitted(action, space) if fits else action
     else:
         if isinstance(space, spaces.Discrete) and action.size == 1 and action.dtype.kind in "iub":
             action = int(action.item())
@@ -465,7 +474,7 @@ def _device(network: Any) -> torch.device:
 
 def _batch(obs: Any, network: Any) -> torch.Tensor:
     """One observation as a float32 batch of one, where the network's parameters are."""
-    return torch.as_tensor(np.asarray(obs, np.float32), device=_device(network))[None]
+    return torch.from_numpy(taken("observation", obs, None, np.float32)).to(_device(network))[None]
 
 
 # Modes belong to the networks, which two episodes in two threads may share.
