@@ -778,6 +778,86 @@ def test_a_recipe_makes_the_same_network():
     assert isinstance(again.body[1], nn.ReLU)
 
 
+class Upside(agents.CategoricalActor):
+    def forward(self, obs):
+        return -super().forward(obs)
+
+
+def _made(change):
+    def make(env):
+        actor = agents.actor(env)
+        change(actor)
+        return actor
+
+    return make
+
+
+# Each is another policy, or is trained in another way, than what its config alone would make.
+CHANGED = {
+    "a subclass": lambda env: Upside(env, (64, 64), nn.Tanh, None),
+    "an activation": _made(lambda a: a.body.__setitem__(1, nn.ReLU())),
+    "its setting": _made(lambda a: a.body.__setitem__(1, nn.Hardtanh())),
+    "a head": _made(lambda a: setattr(a, "head", nn.Sequential(nn.Linear(64, 2), nn.Tanh()))),
+    "a bias": _made(lambda a: setattr(a, "head", nn.Linear(64, 2, bias=False))),
+    "a layer more": _made(lambda a: a.body.add_module("more", nn.Tanh())),
+    "a module that is called elsewhere": _made(lambda a: a.add_module("memory", nn.Tanh())),
+    "a hook": _made(lambda a: a.register_forward_hook(lambda net, seen, out: -out)),
+    "a hook of a part": _made(lambda a: a.head.register_forward_pre_hook(lambda net, seen: None)),
+    "a hook of a weight": _made(lambda a: a.head.weight.register_hook(lambda slope: 0 * slope)),
+    "a forward": _made(lambda a: setattr(a, "forward", lambda obs: -a.head(a.features(obs)))),
+    "a constant": _made(lambda a: setattr(a, "temperature", 0.5)),
+    "a type": _made(lambda a: a.double()),
+    "a frozen layer": _made(lambda a: a.body.requires_grad_(False)),
+    "tied weights": _made(lambda a: setattr(a.body[2], "bias", a.body[0].bias)),
+    "a norm of the weights": _made(lambda a: nn.utils.parametrizations.weight_norm(a.head)),
+    "the units of actions": _made(lambda a: setattr(a.action_units, "start", 1)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED)
+def test_what_was_changed_is_code_of_ones_own(change):
+    env = Spaces(OBS, Discrete(2))
+    actor = CHANGED[change](env)
+    assert agents.config_of(actor) is None
+    assert agents.config_of(nn.DataParallel(actor)) is None
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU, nn.PReLU, nn.GELU])
+def test_what_was_only_used_has_its_config(activation):
+    discrete, box = Spaces(OBS, Discrete(2)), Spaces(OBS, WIDE)
+    setting = dict(activation=activation, hidden_sizes=(8,))
+    for network in [
+        agents.actor(discrete, **setting),
+        agents.actor(box, **setting),
+        agents.actor(box, squashed=True, **setting),
+        agents.actor(box, deterministic=True, **setting),
+        agents.critic(box, **setting),
+        agents.q_critic(box, **setting),
+        agents.q_network(discrete, dueling=True, **setting),
+    ]:
+        assert agents.config_of(network) == network.config is not None
+        seen = torch.randn(5, 3)
+        inputs = (seen, torch.zeros(5, 3)) if isinstance(network, agents.QCritic) else (seen,)
+        agents.update_statistics(network, seen, torch.randn(5), torch.randn(5))
+        outputs = network(*inputs)
+        sum(
+            part.sum() for part in (outputs if isinstance(outputs, tuple) else [outputs])
+        ).backward()
+        network.eval()
+        network.register_forward_hook(lambda *given: None).remove()
+        torch.manual_seed(0)
+        drawn = torch.rand(())
+        torch.manual_seed(0)
+        assert agents.config_of(nn.DataParallel(network)) == network.config
+        assert torch.rand(()) == drawn  # to save is to change no random number
+
+
+def test_a_network_of_another_class_has_no_config_of_ours():
+    network = nn.Linear(3, 2)
+    network.config = {"hidden_size": 3}  # as Hugging Face's have
+    assert agents.config_of(network) is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
     [

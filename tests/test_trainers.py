@@ -903,6 +903,52 @@ def test_a_body_of_your_own_has_to_be_given_again(Trainer, tmp_path):
 
 
 @every_trainer
+def test_a_changed_network_has_to_be_given_again(Trainer, tmp_path):
+    """Made by its config alone, it would be another policy, without a word."""
+
+    def networks():
+        given = as_given({n: network_for(Trainer, n, env) for n in NETWORKS[Trainer]})
+        for network in flat(given):
+            network.body[1] = nn.ReLU()
+        return given
+
+    env = world(Trainer, "CartPole")
+    first = networks()
+    trainer = make(Trainer, env, seed=0)
+    trainer.train(*first, steps=128)
+    trainer.save(tmp_path / "file")
+    with pytest.raises(ValueError, match=rf"code of your own.*{NETWORKS[Trainer][0]}=\.\.\."):
+        Trainer.load(tmp_path / "file", env)
+    for name in trainer.run.networks:
+        argument = "critics" if name.startswith("critic_") else name
+        match = rf"code of your own.*{Trainer.__name__}\.load\(path, env, {argument}=\.\.\.\)"
+        with pytest.raises(ValueError, match=match):
+            agents.load(tmp_path / "file", name)
+    # What the messages say to do.
+    loaded = Trainer.load(tmp_path / "file", env, *networks())
+    obs = torch.randn(64, *flat(first)[0].obs_space.shape)
+    acting, again = flat(first)[0].eval(), flat(trained(loaded))[0].eval()
+    assert torch.equal(torch.as_tensor(again.act(obs)), torch.as_tensor(acting.act(obs)))
+    assert same(flat(trained(loaded)), flat(first))
+
+
+def test_a_trunk_that_two_networks_came_to_share_is_code_of_ones_own(tmp_path):
+    env = gym.make("CartPole-v1")
+    actor, critic = agents.actor(env), agents.critic(env)
+    critic.body = actor.body
+    trainer = make(PPO, env, seed=0)
+    trainer.train(actor, critic, steps=128)
+    trainer.save(tmp_path / "file")
+    with pytest.raises(ValueError, match="code of your own"):
+        PPO.load(tmp_path / "file", env)
+    other, judge = agents.actor(env), agents.critic(env)
+    judge.body = other.body
+    loaded = PPO.load(tmp_path / "file", env, actor=other, critic=judge)
+    assert same(loaded.actor, actor)
+    assert loaded.critic.body is loaded.actor.body
+
+
+@every_trainer
 def test_a_file_for_another_environment_is_named(Trainer, tmp_path):
     trainer, networks = small(Trainer, world(Trainer, "CartPole"))
     trainer.train(*networks, steps=128)
