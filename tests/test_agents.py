@@ -397,6 +397,29 @@ def test_what_was_just_drawn_has_an_exact_log_prob_at_the_ends_too(mean):
     assert (action.abs() <= 1).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("end", [-1.0, 1.0])
+def test_an_end_out_of_a_memory_has_the_log_prob_of_the_number_before_it(end, dtype):
+    before = float(np.nextafter(np.array(1, str(dtype)[6:]), np.array(0, str(dtype)[6:])))
+    u = end * 0.5 * (np.log1p(before) - np.log1p(-before))  # atanh, in float64
+    by_hand = -0.5 * (u - 0.3) ** 2 - 0.5 * np.log(2 * np.pi) - np.log1p(-(before**2))
+    mean = torch.full((1, 1), 0.3, dtype=dtype)
+    pi = agents.SquashedGaussian(mean, torch.ones(1, 1, dtype=dtype))
+    found = float(pi.log_prob(torch.tensor([[end]], dtype=dtype)))
+    assert found == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_a_squashed_gaussian_says_what_to_do_for_its_entropy():
+    torch.manual_seed(0)
+    pi = agents.SquashedGaussian(torch.zeros(200_000, 1), torch.full((200_000, 1), 0.02))
+    with pytest.raises(NotImplementedError, match=r"-pi.log_prob\(action\).*pi.rsample\(\)"):
+        pi.entropy()
+    action = pi.rsample()
+    # So narrow, it is a Gaussian: half of log(2 pi e sigma^2).
+    by_hand = 0.5 * np.log(2 * np.pi * np.e * 0.02**2)
+    assert float(-pi.log_prob(action).mean()) == pytest.approx(by_hand, abs=0.01)
+
+
 @pytest.mark.parametrize("mean", [-8.0, -1.0, 0.2, 3.0, 12.0])
 @pytest.mark.parametrize("std", [0.1, 1.0])
 def test_the_gradient_reaches_mean_and_std_through_the_action_that_was_drawn(mean, std):
@@ -661,7 +684,8 @@ KIND = agents.QCritic
 def test_a_network_of_another_kind_is_named(wrong):
     network = wrong(Spaces(OBS, Discrete(2)))
     name = type(network).__name__
-    match = rf"critic is a {name}; expected a torch.nn.Module, such as agents.q_critic\(env\)\."
+    kind = "QCritic" if isinstance(network, nn.Module) else "torch.nn.Module"
+    match = rf"critic is a {name}; expected a {kind}, such as agents.q_critic\(env\)\."
     with pytest.raises(TypeError, match=match):
         agents.check_kind("critic", network, KIND)
     if isinstance(network, nn.Module):
@@ -673,6 +697,18 @@ def test_a_network_of_ones_own_is_taken_as_it_comes():
     agents.check_kind("critic", nn.Linear(3, 1), KIND)
     agents.check_kind("critic", agents.q_critic(Spaces(OBS, WIDE)), KIND)
     agents.check_kind("critic", nn.DataParallel(agents.q_critic(Spaces(OBS, WIDE))), KIND)
+
+
+def test_a_class_that_only_begins_with_ours_is_taken_as_it_comes():
+    class Mine(agents.Actor):
+        pass
+
+    class Twisted(agents.SquashedGaussianActor):
+        pass
+
+    agents.check_policy(Mine(Spaces(OBS, WIDE), (8,), nn.Tanh, None))
+    with pytest.raises(TypeError, match="actor is a Twisted; expected a CategoricalActor or Gauss"):
+        agents.check_policy(Twisted(Spaces(OBS, WIDE), (8,), nn.Tanh, None))
 
 
 def test_two_critics_are_two():

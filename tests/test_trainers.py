@@ -1268,6 +1268,45 @@ def test_a_bad_critic_is_named(Trainer):
         trainer.train(actor, critic, steps=128)
 
 
+@pytest.mark.parametrize("Trainer", [VPG, A2C, PPO])
+@pytest.mark.parametrize("option", ["squashed", "deterministic"])
+def test_an_actor_for_another_trainer_is_named_at_once(Trainer, option):
+    env = short(DDPG)
+    trainer = make(Trainer, env, seed=0)
+    critics = [agents.critic(env)] if Trainer is not VPG else []
+    match = r"actor is a \w+Actor; expected a CategoricalActor or .* such as agents.actor\(env\)\."
+    with pytest.raises(TypeError, match=match):
+        trainer.train(agents.actor(env, **{option: True}), *critics, steps=128)
+    assert trainer.run.steps == 0
+    with pytest.raises(TypeError, match="actor is a Critic; expected a CategoricalActor"):
+        trainer.train(agents.critic(env), *critics, steps=128)
+    trainer.train(agents.actor(env), *critics, steps=128)  # what the message says
+
+
+@pytest.mark.parametrize("Trainer", [A2C, PPO])
+def test_a_critic_for_another_trainer_is_named_at_once(Trainer):
+    env = short(DDPG)
+    trainer = make(Trainer, env, seed=0)
+    with pytest.raises(TypeError, match=r"critic is a QCritic; expected a Critic, .*critic\(env\)"):
+        trainer.train(agents.actor(env), agents.q_critic(env), steps=128)
+
+
+@pytest.mark.parametrize("Trainer", [DQN, DDQN])
+def test_an_actor_is_no_q_network(Trainer):
+    """Its logits have the shape of values, and would be trained as such."""
+    env = gym.make("CartPole-v1")
+    with pytest.raises(TypeError, match="q_network is a CategoricalActor; expected a QNetwork"):
+        make(Trainer, env, seed=0).train(agents.actor(env), steps=128)
+
+
+@pytest.mark.parametrize("Trainer", [TD3, SAC])
+def test_two_critics_go_in_as_a_tuple(Trainer):
+    trainer, (actor, (one, two)) = small(Trainer, short(Trainer))
+    with pytest.raises(TypeError, match=r"a tuple: train\(actor, \(first, second\)\)"):
+        trainer.train(actor, one, two)
+    trainer.train(actor, (one, two), steps=128)
+
+
 @pytest.mark.parametrize("Trainer", [TD3, SAC])
 def test_bad_critics_are_named(Trainer):
     trainer, (actor, (one, two)) = small(Trainer, short(Trainer))

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from metis_nb import learning
+from metis_nb import agents, learning
 from metis_nb.agents import policy, update_statistics
 from metis_nb.envs.spaces import Environment, name_of
 from metis_nb.learning import Count, Fraction, NonNegative, Positive
@@ -295,6 +295,7 @@ class VPG:
         """The optimizer "adam" of this network, and the steps of "unfinished" episodes. Another
         network than before starts a new training."""
         self.check()  # a number may have been changed since
+        agents.check_policy(actor)
         self.actor = actor
 
         def state() -> learning.State:
