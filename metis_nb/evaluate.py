@@ -14,7 +14,7 @@ from torch import nn
 
 from metis_nb import agents, envs
 from metis_nb.envs.single import env_action
-from metis_nb.envs.spaces import ActionUnits, name_of, single_spaces
+from metis_nb.envs.spaces import ActionUnits, name_of, single_spaces, wrapping
 
 AT_ONCE = 16  # environments; more would take memory, and hardly less time
 
@@ -83,10 +83,12 @@ def evaluate(
                     index, following = following, following + 1
                     then, _ = game.reset(seed=first + index)
                 elif lengths[index] >= max_steps:
+                    limit = "gymnasium.wrappers.TimeLimit(env, 1000)"
+                    limited = limit if isinstance(env, str) else wrapping(env, limit)
                     raise ValueError(
                         f"env: an episode of {name_of(game)} has not ended after max_steps="
-                        f"{max_steps:,} steps. Give it an end: gymnasium.wrappers.TimeLimit(env, "
-                        f"1000). Or allow longer episodes: evaluate(..., max_steps=1_000_000)."
+                        f"{max_steps:,} steps. Allow longer episodes, evaluate(..., max_steps="
+                        f"1_000_000), or give them an end: {limited}"
                     )
                 still.append((index, game))
                 seen.append(then)

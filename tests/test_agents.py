@@ -560,7 +560,7 @@ def test_what_was_made_with_an_option_is_made_again_with_it(option):
             TypeError,
             r"needs a Box action space; Spaces has Discrete\(2\).*such as DQN",
         ),
-        (Box(-np.inf, np.inf, (2,)), ValueError, "needs actions with bounds.*RescaleAction.*PPO"),
+        (Box(-np.inf, np.inf, (2,)), ValueError, "needs actions with bounds.*PPO.*TransformAction"),
         (
             Box(np.float32([-1, 0]), np.float32([1, np.inf])),
             ValueError,

@@ -493,9 +493,14 @@ def _rendering_copy(env: Any) -> gym.Env:
     modes = game.metadata.get("render_modes", [])
     if "rgb_array" not in modes or game.render_mode != "rgb_array":
         game.close()
+        how = 'Make it with render_mode="rgb_array".'
+        if "rgb_array" not in modes:
+            how = (
+                'Its class needs metadata = {"render_modes": ["rgb_array"]}, an attribute '
+                "render_mode, and a method render() that returns an array (H, W, 3) uint8."
+            )
         raise ValueError(
             f"env is {env}, which draws no pictures: its render modes are {modes}, its render_mode "
-            f'is {game.render_mode!r}, and play needs "rgb_array". Make it with '
-            f'render_mode="rgb_array".'
+            f'is {game.render_mode!r}, and play needs "rgb_array". {how}'
         )
     return game
