@@ -471,6 +471,29 @@ def test_what_was_just_drawn_has_an_exact_log_prob_at_the_ends_too(mean):
     assert (action.abs() <= 1).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("end", [-1.0, 1.0])
+def test_an_end_out_of_a_memory_has_the_log_prob_of_the_number_before_it(end, dtype):
+    before = float(np.nextafter(np.array(1, str(dtype)[6:]), np.array(0, str(dtype)[6:])))
+    u = end * 0.5 * (np.log1p(before) - np.log1p(-before))  # atanh, in float64
+    by_hand = -0.5 * (u - 0.3) ** 2 - 0.5 * np.log(2 * np.pi) - np.log1p(-(before**2))
+    mean = torch.full((1, 1), 0.3, dtype=dtype)
+    pi = agents.SquashedGaussian(mean, torch.ones(1, 1, dtype=dtype))
+    found = float(pi.log_prob(torch.tensor([[end]], dtype=dtype)))
+    assert found == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_a_squashed_gaussian_says_what_to_do_for_its_entropy():
+    torch.manual_seed(0)
+    pi = agents.SquashedGaussian(torch.zeros(200_000, 1), torch.full((200_000, 1), 0.02))
+    with pytest.raises(NotImplementedError, match=r"-pi.log_prob\(action\).*pi.rsample\(\)"):
+        pi.entropy()
+    action = pi.rsample()
+    # So narrow, it is a Gaussian: half of log(2 pi e sigma^2).
+    by_hand = 0.5 * np.log(2 * np.pi * np.e * 0.02**2)
+    assert float(-pi.log_prob(action).mean()) == pytest.approx(by_hand, abs=0.01)
+
+
 @pytest.mark.parametrize("mean", [-8.0, -1.0, 0.2, 3.0, 12.0])
 @pytest.mark.parametrize("std", [0.1, 1.0])
 def test_the_gradient_reaches_mean_and_std_through_the_action_that_was_drawn(mean, std):
@@ -611,7 +634,7 @@ def test_what_was_made_with_an_option_is_made_again_with_it(option):
             TypeError,
             r"needs a Box action space; Spaces has Discrete\(2\).*such as DQN",
         ),
-        (Box(-np.inf, np.inf, (2,)), ValueError, "needs actions with bounds.*RescaleAction.*PPO"),
+        (Box(-np.inf, np.inf, (2,)), ValueError, "needs actions with bounds.*PPO.*TransformAction"),
         (
             Box(np.float32([-1, 0]), np.float32([1, np.inf])),
             ValueError,
@@ -735,7 +758,8 @@ KIND = agents.QCritic
 def test_a_network_of_another_kind_is_named(wrong):
     network = wrong(Spaces(OBS, Discrete(2)))
     name = type(network).__name__
-    match = rf"critic is a {name}; expected a torch.nn.Module, such as agents.q_critic\(env\)\."
+    kind = "QCritic" if isinstance(network, nn.Module) else "torch.nn.Module"
+    match = rf"critic is a {name}; expected a {kind}, such as agents.q_critic\(env\)\."
     with pytest.raises(TypeError, match=match):
         agents.check_kind("critic", network, KIND)
     if isinstance(network, nn.Module):
@@ -747,6 +771,18 @@ def test_a_network_of_ones_own_is_taken_as_it_comes():
     agents.check_kind("critic", nn.Linear(3, 1), KIND)
     agents.check_kind("critic", agents.q_critic(Spaces(OBS, WIDE)), KIND)
     agents.check_kind("critic", nn.DataParallel(agents.q_critic(Spaces(OBS, WIDE))), KIND)
+
+
+def test_a_class_that_only_begins_with_ours_is_taken_as_it_comes():
+    class Mine(agents.Actor):
+        pass
+
+    class Twisted(agents.SquashedGaussianActor):
+        pass
+
+    agents.check_policy(Mine(Spaces(OBS, WIDE), (8,), nn.Tanh, None))
+    with pytest.raises(TypeError, match="actor is a Twisted; expected a CategoricalActor or Gauss"):
+        agents.check_policy(Twisted(Spaces(OBS, WIDE), (8,), nn.Tanh, None))
 
 
 def test_two_critics_are_two():
@@ -850,6 +886,86 @@ def test_a_recipe_makes_the_same_network():
     again.load_state_dict(actor.state_dict())
     assert torch.equal(again.act(torch.ones(2, 3)), actor.act(torch.ones(2, 3)))
     assert isinstance(again.body[1], nn.ReLU)
+
+
+class Upside(agents.CategoricalActor):
+    def forward(self, obs):
+        return -super().forward(obs)
+
+
+def _made(change):
+    def make(env):
+        actor = agents.actor(env)
+        change(actor)
+        return actor
+
+    return make
+
+
+# Each is another policy, or is trained in another way, than what its config alone would make.
+CHANGED = {
+    "a subclass": lambda env: Upside(env, (64, 64), nn.Tanh, None),
+    "an activation": _made(lambda a: a.body.__setitem__(1, nn.ReLU())),
+    "its setting": _made(lambda a: a.body.__setitem__(1, nn.Hardtanh())),
+    "a head": _made(lambda a: setattr(a, "head", nn.Sequential(nn.Linear(64, 2), nn.Tanh()))),
+    "a bias": _made(lambda a: setattr(a, "head", nn.Linear(64, 2, bias=False))),
+    "a layer more": _made(lambda a: a.body.add_module("more", nn.Tanh())),
+    "a module that is called elsewhere": _made(lambda a: a.add_module("memory", nn.Tanh())),
+    "a hook": _made(lambda a: a.register_forward_hook(lambda net, seen, out: -out)),
+    "a hook of a part": _made(lambda a: a.head.register_forward_pre_hook(lambda net, seen: None)),
+    "a hook of a weight": _made(lambda a: a.head.weight.register_hook(lambda slope: 0 * slope)),
+    "a forward": _made(lambda a: setattr(a, "forward", lambda obs: -a.head(a.features(obs)))),
+    "a constant": _made(lambda a: setattr(a, "temperature", 0.5)),
+    "a type": _made(lambda a: a.double()),
+    "a frozen layer": _made(lambda a: a.body.requires_grad_(False)),
+    "tied weights": _made(lambda a: setattr(a.body[2], "bias", a.body[0].bias)),
+    "a norm of the weights": _made(lambda a: nn.utils.parametrizations.weight_norm(a.head)),
+    "the units of actions": _made(lambda a: setattr(a.action_units, "start", 1)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED)
+def test_what_was_changed_is_code_of_ones_own(change):
+    env = Spaces(OBS, Discrete(2))
+    actor = CHANGED[change](env)
+    assert agents.config_of(actor) is None
+    assert agents.config_of(nn.DataParallel(actor)) is None
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU, nn.PReLU, nn.GELU])
+def test_what_was_only_used_has_its_config(activation):
+    discrete, box = Spaces(OBS, Discrete(2)), Spaces(OBS, WIDE)
+    setting = dict(activation=activation, hidden_sizes=(8,))
+    for network in [
+        agents.actor(discrete, **setting),
+        agents.actor(box, **setting),
+        agents.actor(box, squashed=True, **setting),
+        agents.actor(box, deterministic=True, **setting),
+        agents.critic(box, **setting),
+        agents.q_critic(box, **setting),
+        agents.q_network(discrete, dueling=True, **setting),
+    ]:
+        assert agents.config_of(network) == network.config is not None
+        seen = torch.randn(5, 3)
+        inputs = (seen, torch.zeros(5, 3)) if isinstance(network, agents.QCritic) else (seen,)
+        agents.update_statistics(network, seen, torch.randn(5), torch.randn(5))
+        outputs = network(*inputs)
+        sum(
+            part.sum() for part in (outputs if isinstance(outputs, tuple) else [outputs])
+        ).backward()
+        network.eval()
+        network.register_forward_hook(lambda *given: None).remove()
+        torch.manual_seed(0)
+        drawn = torch.rand(())
+        torch.manual_seed(0)
+        assert agents.config_of(nn.DataParallel(network)) == network.config
+        assert torch.rand(()) == drawn  # to save is to change no random number
+
+
+def test_a_network_of_another_class_has_no_config_of_ours():
+    network = nn.Linear(3, 2)
+    network.config = {"hidden_size": 3}  # as Hugging Face's have
+    assert agents.config_of(network) is None
 
 
 @pytest.mark.parametrize(

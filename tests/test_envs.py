@@ -2,11 +2,13 @@
 
 import itertools
 import os
+import threading
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from hypothesis import given
@@ -708,10 +710,177 @@ def test_an_environment_need_not_know_render_mode():
         del gym.registry["test/Scripted-v0"]
 
 
+class Twice(gym.RewardWrapper):
+    """As every course writes one."""
+
+    def reward(self, reward):
+        return 2 * float(reward)
+
+
+class Locked(Twice):
+    """Has no copy."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.lock = threading.Lock()
+
+
+def returns(game, seed=7):
+    """Of one episode in which the cart is always pushed to the right."""
+    game.reset(seed=seed)
+    total, over = 0.0, False
+    while not over:
+        _, reward, terminated, truncated, _ = game.step(1)
+        total, over = total + reward, terminated or truncated
+    return total
+
+
+WRAPPED = {
+    "one": lambda: Twice(gym.make("CartPole-v1")),
+    "between Gymnasium's": lambda: gym.wrappers.ClipReward(
+        Twice(gym.wrappers.DtypeObservation(gym.make("CartPole-v1"), np.float64)), max_reward=2.0
+    ),
+    "in a vector": lambda: SyncVectorEnv([lambda: Twice(gym.make("CartPole-v1"))] * 2),
+    "through make_vec": lambda: gym.make_vec(
+        "CartPole-v1", 2, vectorization_mode="sync", wrappers=[Twice]
+    ),
+    "around a vector": lambda: gym.wrappers.vector.ClipReward(
+        SyncVectorEnv([lambda: Twice(gym.make("CartPole-v1"))] * 2), max_reward=2.0
+    ),
+    "without a copy, in a vector": lambda: SyncVectorEnv([lambda: Locked(gym.make("CartPole-v1"))]),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_a_wrapper_of_ones_own_is_around_it(name):
+    env = WRAPPED[name]()
+    env.reset(seed=0)
+    made = envs.make_single(env)
+    assert returns(made) == 2 * returns(gym.make("CartPole-v1"))
+    names = str(made)
+    assert "TimeLimit" in names
+    assert names.count("Twice") + names.count("Locked") == 1
+
+
+def normalized(env):
+    """An environment that standardises, with statistics that are known: mean 10, variance 4."""
+    env = gym.wrappers.NormalizeReward(gym.wrappers.NormalizeObservation(env))
+    return taught(env, env.env)
+
+
+def normalized_vector(env):
+    env = gym.wrappers.vector.NormalizeObservation(env)
+    env = gym.wrappers.vector.NormalizeReward(env)
+    return taught(env, env.env)
+
+
+def taught(rewards, observations):
+    observations.obs_rms.mean, observations.obs_rms.var = np.full(4, 10.0), np.full(4, 4.0)
+    rewards.return_rms.var = np.float64(25.0)
+    return rewards
+
+
+NORMALIZED = {
+    "registered": lambda: normalized(gym.make("CartPole-v1")),
+    "without an id": lambda: normalized(CartPoleEnv()),
+    "around one's own": lambda: normalized(Twice(gym.make("CartPole-v1"))),
+    "in a vector": lambda: SyncVectorEnv([lambda: normalized(gym.make("CartPole-v1"))] * 2),
+    "in a vector, without an id": lambda: SyncVectorEnv([lambda: normalized(CartPoleEnv())] * 2),
+    "in processes": lambda: AsyncVectorEnv([lambda: normalized(gym.make("CartPole-v1"))]),
+    "around a vector": lambda: normalized_vector(envs.make("CartPole-v1", num_envs=2)),
+}
+
+
+@pytest.mark.parametrize("name", NORMALIZED)
+def test_what_wrappers_have_learned_is_carried_over_and_stays(name):
+    env = NORMALIZED[name]()
+    made, plain = envs.make_single(env), gym.make("CartPole-v1")
+    for seed in range(2):
+        obs, raw = made.reset(seed=seed)[0], plain.reset(seed=seed)[0]
+        for _ in range(5):
+            assert np.allclose(obs, (raw - 10) / 2)
+            obs, reward, *_ = made.step(0)
+            raw, *_ = plain.step(0)
+            assert np.isclose(reward, (2 if "own" in name else 1) / 5)
+    if not isinstance(env, gym.vector.VectorEnv):
+        assert env.return_rms.var == 25.0  # left alone
+        assert env.update_running_mean
+        assert made.return_rms is not env.return_rms
+    env.close()
+
+
+def test_wrappers_of_a_vector_are_around_the_single_one():
+    many = gym.wrappers.vector.FlattenObservation(gym.make_vec("FrozenLake-v1", 2))
+    assert envs.make_single(many).reset(seed=0)[0].tolist() == [1] + 15 * [0]
+    assert "TimeLimit" in str(envs.make_single(many))
+    many = gym.wrappers.vector.RecordEpisodeStatistics(gym.make_vec("CartPole-v1", 2))
+    assert envs.make_single(many).spec.id == "CartPole-v1"
+    many = gym.wrappers.vector.RescaleAction(gym.make_vec("Pendulum-v1", 2), -3.0, 1.0)
+    made = envs.make_single(many)
+    assert made.action_space == many.single_action_space
+    pendulum = gym.make("Pendulum-v1")
+    for env in (made, pendulum):
+        env.reset(seed=0)
+    # -1 is the middle of [-3, 1]: no torque.
+    assert np.allclose(made.step(np.array([-1.0]))[0], pendulum.step(np.array([0.0]))[0])
+
+
+def test_a_wrapper_of_whole_batches_says_how_to_wrap_each():
+    batches = gym.wrappers.vector.TransformReward(envs.make("CartPole-v1"), lambda r: 2 * r)
+    with pytest.raises(ValueError, match="TransformReward changes a whole batch") as raised:
+        envs.make_single(batches)
+    words = str(raised.value)
+    assert "SyncVectorEnv([make] * 16)" in words
+    assert 'make_vec("CartPole-v1", 16, vectorization_mode="sync", wrappers=[Wrapper])' in words
+    twice = 2 * returns(gym.make("CartPole-v1"))
+    make = lambda: Twice(gym.make("CartPole-v1"))  # noqa: E731
+    assert returns(envs.make_single(gym.vector.SyncVectorEnv([make] * 16))) == twice
+    many = gym.make_vec("CartPole-v1", 16, vectorization_mode="sync", wrappers=[Twice])
+    assert returns(envs.make_single(many)) == twice
+
+
+def test_what_has_no_copy_says_how_to_give_it_an_id():
+    with pytest.raises(ValueError, match=r"cannot be made afresh.*TypeError.*lock") as raised:
+        envs.make_single(Locked(gym.make("CartPole-v1")))
+    assert 'gymnasium.register("Mine-v0", entry_point=make)' in str(raised.value)
+    assert 'env = gymnasium.make("Mine-v0")' in str(raised.value)
+
+    def make(**arguments):
+        return Locked(gym.make("CartPole-v1", **arguments))
+
+    gym.register("Mine-v0", entry_point=make)
+    try:
+        env = gym.make("Mine-v0")
+        assert returns(envs.make_single(env)) == 2 * returns(gym.make("CartPole-v1"))
+        assert envs.make_single(env, "rgb_array").render_mode == "rgb_array"
+        many = envs.make("Mine-v0", num_envs=2)
+        assert returns(envs.make_single(many)) == 2 * returns(gym.make("CartPole-v1"))
+    finally:
+        del gym.registry["Mine-v0"]
+
+
+def test_an_argument_that_has_no_copy_is_shared():
+    class Client(Scripted):
+        def __init__(self, client=None, words=()):
+            super().__init__()
+            self.client, self.words = client, words
+
+    gym.register("Client-v0", entry_point=Client, max_episode_steps=9)
+    try:
+        client, words = threading.Lock(), ["a"]
+        made = envs.make_single(gym.make("Client-v0", client=client, words=words))
+        assert made.unwrapped.client is client
+        assert made.unwrapped.words == words
+        assert made.unwrapped.words is not words
+        assert "TimeLimit" in str(made)
+    finally:
+        del gym.registry["Client-v0"]
+
+
 @pytest.mark.parametrize(
     ("env", "error", "match"),
     [
-        (TorchVector(), ValueError, "has no spec.*gymnasium.register"),
+        (TorchVector(), ValueError, r"(?s)has no spec.*gymnasium.register"),
         ("NoSuchTask-v0", ValueError, "NoSuchTask"),
         (3, TypeError, "env is 3"),
     ],

@@ -903,6 +903,52 @@ def test_a_body_of_your_own_has_to_be_given_again(Trainer, tmp_path):
 
 
 @every_trainer
+def test_a_changed_network_has_to_be_given_again(Trainer, tmp_path):
+    """Made by its config alone, it would be another policy, without a word."""
+
+    def networks():
+        given = as_given({n: network_for(Trainer, n, env) for n in NETWORKS[Trainer]})
+        for network in flat(given):
+            network.body[1] = nn.ReLU()
+        return given
+
+    env = world(Trainer, "CartPole")
+    first = networks()
+    trainer = make(Trainer, env, seed=0)
+    trainer.train(*first, steps=128)
+    trainer.save(tmp_path / "file")
+    with pytest.raises(ValueError, match=rf"code of your own.*{NETWORKS[Trainer][0]}=\.\.\."):
+        Trainer.load(tmp_path / "file", env)
+    for name in trainer.run.networks:
+        argument = "critics" if name.startswith("critic_") else name
+        match = rf"code of your own.*{Trainer.__name__}\.load\(path, env, {argument}=\.\.\.\)"
+        with pytest.raises(ValueError, match=match):
+            agents.load(tmp_path / "file", name)
+    # What the messages say to do.
+    loaded = Trainer.load(tmp_path / "file", env, *networks())
+    obs = torch.randn(64, *flat(first)[0].obs_space.shape)
+    acting, again = flat(first)[0].eval(), flat(trained(loaded))[0].eval()
+    assert torch.equal(torch.as_tensor(again.act(obs)), torch.as_tensor(acting.act(obs)))
+    assert same(flat(trained(loaded)), flat(first))
+
+
+def test_a_trunk_that_two_networks_came_to_share_is_code_of_ones_own(tmp_path):
+    env = gym.make("CartPole-v1")
+    actor, critic = agents.actor(env), agents.critic(env)
+    critic.body = actor.body
+    trainer = make(PPO, env, seed=0)
+    trainer.train(actor, critic, steps=128)
+    trainer.save(tmp_path / "file")
+    with pytest.raises(ValueError, match="code of your own"):
+        PPO.load(tmp_path / "file", env)
+    other, judge = agents.actor(env), agents.critic(env)
+    judge.body = other.body
+    loaded = PPO.load(tmp_path / "file", env, actor=other, critic=judge)
+    assert same(loaded.actor, actor)
+    assert loaded.critic.body is loaded.actor.body
+
+
+@every_trainer
 def test_a_file_for_another_environment_is_named(Trainer, tmp_path):
     trainer, networks = small(Trainer, world(Trainer, "CartPole"))
     trainer.train(*networks, steps=128)
@@ -1220,6 +1266,45 @@ def test_a_bad_critic_is_named(Trainer):
     actor = network_for(Trainer, "actor", trainer.env).to("meta")
     with pytest.raises(ValueError, match="actor is on meta, critic is on cpu; expected one device"):
         trainer.train(actor, critic, steps=128)
+
+
+@pytest.mark.parametrize("Trainer", [VPG, A2C, PPO])
+@pytest.mark.parametrize("option", ["squashed", "deterministic"])
+def test_an_actor_for_another_trainer_is_named_at_once(Trainer, option):
+    env = short(DDPG)
+    trainer = make(Trainer, env, seed=0)
+    critics = [agents.critic(env)] if Trainer is not VPG else []
+    match = r"actor is a \w+Actor; expected a CategoricalActor or .* such as agents.actor\(env\)\."
+    with pytest.raises(TypeError, match=match):
+        trainer.train(agents.actor(env, **{option: True}), *critics, steps=128)
+    assert trainer.run.steps == 0
+    with pytest.raises(TypeError, match="actor is a Critic; expected a CategoricalActor"):
+        trainer.train(agents.critic(env), *critics, steps=128)
+    trainer.train(agents.actor(env), *critics, steps=128)  # what the message says
+
+
+@pytest.mark.parametrize("Trainer", [A2C, PPO])
+def test_a_critic_for_another_trainer_is_named_at_once(Trainer):
+    env = short(DDPG)
+    trainer = make(Trainer, env, seed=0)
+    with pytest.raises(TypeError, match=r"critic is a QCritic; expected a Critic, .*critic\(env\)"):
+        trainer.train(agents.actor(env), agents.q_critic(env), steps=128)
+
+
+@pytest.mark.parametrize("Trainer", [DQN, DDQN])
+def test_an_actor_is_no_q_network(Trainer):
+    """Its logits have the shape of values, and would be trained as such."""
+    env = gym.make("CartPole-v1")
+    with pytest.raises(TypeError, match="q_network is a CategoricalActor; expected a QNetwork"):
+        make(Trainer, env, seed=0).train(agents.actor(env), steps=128)
+
+
+@pytest.mark.parametrize("Trainer", [TD3, SAC])
+def test_two_critics_go_in_as_a_tuple(Trainer):
+    trainer, (actor, (one, two)) = small(Trainer, short(Trainer))
+    with pytest.raises(TypeError, match=r"a tuple: train\(actor, \(first, second\)\)"):
+        trainer.train(actor, one, two)
+    trainer.train(actor, (one, two), steps=128)
 
 
 @pytest.mark.parametrize("Trainer", [TD3, SAC])

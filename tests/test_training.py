@@ -324,10 +324,123 @@ def test_evaluate_samples_if_asked_to():
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_evaluate_takes_a_plain_function():
+    def balance(obs):
+        return int(obs @ np.array([0.0, 0.1, 1.0, 0.3]) > 0)
+
+    returns = evaluate("CartPole-v1", balance, episodes=3)
+    assert (returns == 500).all()
+    assert np.array_equal(returns, evaluate("CartPole-v1", Leaning(), episodes=3))
+    first = envs.SEED_STRIDE // 2
+    by_hand = 0.0
+    env = gym.make("Pendulum-v1")
+    env.reset(seed=first)
+    for _ in range(200):
+        by_hand += env.step(np.array([0.5], np.float32))[1]
+    for half in (lambda obs: [0.5], lambda obs: torch.tensor([0.5])):
+        assert evaluate(env, half, episodes=1)[0] == by_hand
+    with pytest.raises(ValueError, match=r"actor chose .*2.*the action space is Discrete\(2\)"):
+        evaluate("CartPole-v1", lambda obs: 2, episodes=1)
+
+
+class Counted(Scripted):
+    """Knows how many of its kind are open."""
+
+    made = 0
+    opened = 0
+
+    def __init__(self):
+        super().__init__()
+        Counted.made += 1
+        Counted.opened += 1
+
+    def reset(self, *, seed=None, options=None):
+        self.episode = -1  # each is the first of the script: 3 steps
+        return super().reset(seed=seed)
+
+    def close(self):
+        Counted.opened -= 1
+
+
+def test_evaluate_uses_few_environments_again_and_closes_them():
+    made = Counted.made
+    many = gym.vector.SyncVectorEnv([Counted])
+    opened = Counted.opened
+    returns = evaluate(many, agents.actor(many), episodes=100)
+    # Rewards 1 + 0.5 t + 0.1 t^2 for t = 1, 2, 3.
+    assert np.allclose(returns, 3 + 0.5 * 6 + 0.1 * 14)
+    assert Counted.made - made <= 1 + 16
+    assert Counted.opened == opened
+
+
+def test_episode_i_is_the_same_however_many_there_are():
+    actor = agents.actor(gym.make("CartPole-v1"))
+    hundred = evaluate("CartPole-v1", actor, episodes=50)
+    assert len(set(hundred.tolist())) > 2
+    assert np.array_equal(hundred[:20], evaluate("CartPole-v1", actor, episodes=20))
+    env, first = gym.make("CartPole-v1"), envs.SEED_STRIDE // 2
+    for index in (0, 15, 16, 49):
+        obs, total, over = env.reset(seed=first + index)[0], 0.0, False
+        while not over:
+            obs, reward, terminated, truncated, _ = env.step(actor.act(obs[None])[0])
+            total, over = total + reward, terminated or truncated
+        assert hundred[index] == total
+
+
+def test_an_error_leaves_modes_and_environments_as_they_were():
+    class Boom(Counted):
+        def step(self, action):
+            if self.count == 2:
+                raise RuntimeError("boom")
+            return super().step(action)
+
+    many = gym.vector.SyncVectorEnv([Boom])
+    body = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Dropout(0.5))
+    actor = agents.actor(many, body=body)
+    actor.body[0].eval()
+    before, opened = [module.training for module in actor.modules()], Counted.opened
+    with pytest.raises(RuntimeError, match="boom"):
+        evaluate(many, actor, episodes=20)
+    assert [module.training for module in actor.modules()] == before
+    assert Counted.opened == opened
+
+
+def test_an_episode_without_end_is_named():
+    class Endless(Scripted):
+        def step(self, action):
+            return self._obs(), 1.0, False, False, {}
+
+    actor = agents.actor(Endless())
+    with pytest.raises(ValueError, match="Endless has not ended after max_steps=1,000 ") as raised:
+        evaluate(Endless(), actor, episodes=2, max_steps=1000)
+    assert "gymnasium.wrappers.TimeLimit(env, 1000)" in str(raised.value)
+    limited = gym.wrappers.TimeLimit(Endless(), 1000)
+    assert evaluate(limited, actor, episodes=2, max_steps=1000).tolist() == [1000, 1000]
+    longer = gym.wrappers.TimeLimit(Endless(), 1500)
+    assert evaluate(longer, actor, episodes=1).tolist() == [1500]
+
+
+def test_evaluate_judges_with_the_statistics_that_were_trained_with():
+    env = gym.wrappers.NormalizeReward(gym.make("CartPole-v1"))
+    env.return_rms.var = np.float64(16.0)
+    plain = evaluate("CartPole-v1", Leaning(), episodes=20)
+    assert np.allclose(evaluate(env, Leaning(), episodes=20), plain / 4)
+    assert env.return_rms.var == 16.0
+
+
+def test_whole_numbers_may_be_numpys():
+    one = evaluate("CartPole-v1", Leaning(), episodes=np.int64(2), seed=np.int32(1))
+    assert np.array_equal(one, evaluate("CartPole-v1", Leaning(), episodes=2, seed=1))
+    assert envs.make("CartPole-v1", num_envs=np.int64(3)).num_envs == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
     [
         (dict(episodes=0), ValueError, "episodes=0"),
+        (dict(episodes=2.0), ValueError, "episodes=2.0"),
+        (dict(max_steps=0), ValueError, "max_steps=0"),
+        (dict(seed=-1), ValueError, "seed=-1"),
         (dict(actor=torch.nn.Linear(4, 2)), TypeError, r"without an act\(obs\) method"),
         (dict(env=TorchVector()), ValueError, "no spec"),
     ],

@@ -29,10 +29,10 @@ from metis_nb.agents.calls import (
     value,
     value_scale,
 )
-from metis_nb.agents.checks import Critics, check_fits, check_kind, two_critics
+from metis_nb.agents.checks import Critics, check_fits, check_kind, check_policy, two_critics
 from metis_nb.agents.distributions import Categorical, Gaussian, SquashedGaussian, log_slope_of_tanh
 from metis_nb.agents.layers import RunningStatistics, linear, mlp
-from metis_nb.agents.makers import actor, critic, load, make, q_critic, q_network
+from metis_nb.agents.makers import actor, config_of, critic, load, make, q_critic, q_network
 from metis_nb.agents.networks import (
     VALUE_UNIT,
     Actor,
@@ -66,6 +66,8 @@ __all__ = [
     "actor",
     "check_fits",
     "check_kind",
+    "check_policy",
+    "config_of",
     "critic",
     "device_of",
     "frozen_copy",

@@ -7,10 +7,29 @@ from collections.abc import Sequence
 from torch import nn
 
 from metis_nb.agents.calls import unwrap
-from metis_nb.agents.networks import Critic, Network
+from metis_nb.agents.networks import (
+    ActionValues,
+    Actor,
+    CategoricalActor,
+    Critic,
+    GaussianActor,
+    Network,
+)
 from metis_nb.envs.spaces import Environment, name_of, single_spaces
 
 Critics = Sequence[nn.Module]  # two of them
+# What a reader's class may build on: it says for itself what it is.
+UNFINISHED = (Network, Actor, ActionValues)
+
+
+def check_policy(actor: nn.Module) -> None:
+    """Refuse an actor whose policy has no entropy or no probabilities (squashed, deterministic),
+    or a network that is no actor: for trainers that learn from what their policy did.
+
+    Raises:
+        TypeError: naming it, and how to make the right one.
+    """
+    check_kind("actor", actor, CategoricalActor, GaussianActor)
 
 
 def check_fits(name: str, network: nn.Module, env: Environment) -> None:
@@ -40,18 +59,23 @@ def maker(kind: type[Network]) -> str:
     return f"agents.{kind.made_by}(env{option})"
 
 
-def check_kind(name: str, network: object, kind: type[Network]) -> None:
-    """Refuse what is no network, or is one of this package's of another kind.
+def check_kind(name: str, network: object, *kinds: type[Network]) -> None:
+    """Refuse what is no network, or is one of this package's of another kind than these.
 
     Raises:
-        TypeError: naming it, and how to make the right one. Other classes are accepted unchecked.
+        TypeError: naming it, and how to make the right one. Other classes are accepted unchecked,
+            also those that fill in a class of this package that is not yet any kind (`Actor`).
     """
     inner = unwrap(network) if isinstance(network, nn.Module) else network
-    if not isinstance(inner, nn.Module) or isinstance(inner, Network) != isinstance(inner, kind):
-        raise TypeError(
-            f"{name} is a {type(inner).__name__}; expected a torch.nn.Module, such as "
-            f"{maker(kind)}."
-        )
+    expected = "torch.nn.Module"
+    if isinstance(inner, nn.Module):
+        own = next((c for c in type(inner).__mro__ if c.__module__ == Network.__module__), None)
+        if own is None or own in UNFINISHED or issubclass(own, kinds):
+            return
+        expected = " or ".join(kind.__name__ for kind in kinds)
+    raise TypeError(
+        f"{name} is a {type(inner).__name__}; expected a {expected}, such as {maker(kinds[0])}."
+    )
 
 
 def two_critics(critics: Critics, kind: type[Network]) -> tuple[nn.Module, nn.Module]:
@@ -62,7 +86,10 @@ def two_critics(critics: Critics, kind: type[Network]) -> tuple[nn.Module, nn.Mo
     """
     both = f"{maker(kind)}, {maker(kind)}."
     if not isinstance(critics, Sequence | nn.ModuleList):
-        raise TypeError(f"critics is a {type(critics).__name__}; expected two: {both}")
+        raise TypeError(
+            f"critics is a {type(critics).__name__}; expected two: {both} Both go in as one "
+            f"argument, a tuple: train(actor, (first, second))."
+        )
     if len(critics) != 2:
         raise ValueError(f"critics holds {len(critics)}; expected two: {both}")
     for index, critic in enumerate(critics):

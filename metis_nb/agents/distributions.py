@@ -77,10 +77,14 @@ class SquashedGaussian(torch.distributions.Distribution):
         return Gaussian(self.gaussian_mean, self.gaussian_std)
 
     def before_tanh(self, action: Tensor) -> Tensor:
-        """What went into tanh, for actions in [-1, 1]; as it was for those drawn last."""
+        """What went into tanh, for actions in [-1, 1]; as it was for those drawn last.
+
+        A number whose tanh is all but 1 is stored as 1; it comes back as what the largest number
+        below 1 comes from."""
         if self._drawn is not None and self._drawn[0] is action:
             return self._drawn[1]
-        return action.atanh()
+        most = 1 - torch.finfo(action.dtype).eps / 2
+        return action.clamp(-most, most).atanh()
 
     @property
     def mode(self) -> Tensor:
@@ -127,6 +131,12 @@ class SquashedGaussian(torch.distributions.Distribution):
         slope = log_slope_of_tanh(before)  # first: the order of sums in the backward pass
         normal = -((before - mean) ** 2) / (2 * std**2) - std.log() - LOG_SQRT_TWO_PI
         return normal.sum(-1) - slope.sum(-1)
+
+    def entropy(self) -> Tensor:
+        raise NotImplementedError(
+            "The entropy of a squashed Gaussian has no formula; estimate it: -pi.log_prob(action), "
+            "for action = pi.rsample()."
+        )
 
 
 def log_slope_of_tanh(u: Tensor) -> Tensor:

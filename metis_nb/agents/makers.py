@@ -6,16 +6,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
+import torch
 from gymnasium.spaces import Discrete
 from torch import nn
 
 from metis_nb import checkpoint
+from metis_nb.agents.calls import unwrap
 from metis_nb.agents.networks import (
     Actor,
     CategoricalActor,
     Critic,
     DeterministicActor,
     GaussianActor,
+    Network,
     QCritic,
     QNetwork,
     SquashedGaussianActor,
@@ -116,14 +120,22 @@ def load(path: str | Path, name: str = "actor") -> Any:
         action = actor.act(obs[None])[0]  # one observation, a NumPy array
 
     Raises:
-        FileNotFoundError, ValueError: no such file, no such network in it, or one with a body of
-            your own: make that again and load the trainer.
+        FileNotFoundError, ValueError: no such file, no such network in it, or one with code of
+            your own (a body, another layer, a subclass): make that again and load the trainer.
     """
     state = checkpoint.read(path)
-    if state["recipes"].get(name) is None:
-        known = [name for name, config in state["recipes"].items() if config is not None]
+    configs = state["recipes"]
+    if name in configs and configs[name] is None:
+        argument = "critics" if name.startswith("critic_") else name
+        raise ValueError(
+            f"name={name!r}: {str(path)!r} holds a network with code of your own, which a file "
+            f"cannot make (a body, a subclass, a layer changed after it was made). Make it again "
+            f"and load the trainer with it: {state['trainer']}.load(path, env, {argument}=...)."
+        )
+    if name not in configs:
+        known = [name for name, config in configs.items() if config is not None]
         raise ValueError(f"name={name!r}; {str(path)!r} holds {known} that can be made from it.")
-    network = make(state["recipes"][name], SpacesOnly(state["spaces"]))
+    network = make(configs[name], SpacesOnly(state["spaces"]))
     network.load_state_dict(state["networks"][name])
     return network.eval()
 
@@ -139,3 +151,72 @@ def make(config: dict[str, Any], env: Environment) -> nn.Module:
     settings = {name: value for name, value in config.items() if name != "function"}
     settings["activation"] = getattr(nn, config["activation"])
     return functions[config["function"]](env, **settings)
+
+
+def config_of(network: nn.Module) -> dict[str, Any] | None:
+    """How to make this network again, as plain data; None if it holds code of your own.
+
+    Its `config` says how it was made. Whatever was changed since would be lost: a layer swapped, a
+    head replaced, a hook added, a part frozen. So one is made by that config and held beside it;
+    where they differ in anything but the numbers that a file keeps, None is the answer.
+    """
+    network = unwrap(network)
+    if not isinstance(network, Network) or network.config is None:
+        return None
+    env: gym.Env = gym.Env()
+    env.observation_space, env.action_space = network.obs_space, network.action_space
+    with torch.random.fork_rng(devices=[]):  # saving changes no random number
+        plain = make(network.config, env)
+    same = _alike(plain, network) and _ties(plain) == _ties(network)
+    return network.config if same else None
+
+
+# What every module has and a policy does not depend on.
+PASSING = {"training", "_known", "_compiled_call_impl", "_parameters", "_buffers", "_modules"}
+
+
+def _alike(plain: Any, other: Any) -> bool:
+    """Whether two modules are made alike, down to their last part: all but weights and counts."""
+    if type(plain) is not type(other):
+        return False
+    if plain is None:
+        return True
+    mine, its = (
+        {name: value for name, value in vars(each).items() if name not in PASSING}
+        for each in (plain, other)
+    )
+    # Hooks are among these, and a function put in place of a method.
+    if mine.keys() != its.keys() or not all(mine[name] == its[name] for name in mine):
+        return False
+    for kind in ("_parameters", "_buffers"):
+        first, second = getattr(plain, kind), getattr(other, kind)
+        if first.keys() != second.keys() or not all(
+            _same_tensor(first[name], second[name]) for name in first
+        ):
+            return False
+    # The file does not keep these; those with an underscore follow from what it keeps.
+    fixed = [name for name in plain._non_persistent_buffers_set if not name.startswith("_")]
+    if not all(torch.equal(plain._buffers[n], other._buffers[n].cpu()) for n in fixed):
+        return False
+    parts, others = plain._modules, other._modules
+    return [*parts] == [*others] and all(_alike(parts[name], others[name]) for name in parts)
+
+
+def _same_tensor(plain: torch.Tensor | None, other: torch.Tensor | None) -> bool:
+    if plain is None or other is None:
+        return plain is other
+    hooks = other._backward_hooks
+    shape = plain.shape == other.shape and plain.dtype == other.dtype
+    return (
+        type(plain) is type(other)
+        and shape
+        and not hooks
+        and (plain.requires_grad == other.requires_grad)
+    )
+
+
+def _ties(network: nn.Module) -> list[int]:
+    """Which parameters are one and the same: for each, the place where it stands first."""
+    places: dict[int, int] = {}
+    named = network.named_parameters(remove_duplicate=False)
+    return [places.setdefault(id(p), len(places)) for _, p in named]

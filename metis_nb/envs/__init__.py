@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import gymnasium as gym
@@ -34,6 +35,6 @@ def make(env_id: str, num_envs: int = 16, **kwargs: Any) -> VectorEnv:
         num_envs: how many copies.
         kwargs: passed on to `gymnasium.make_vec`, such as `max_episode_steps=200`.
     """
-    if not isinstance(num_envs, int) or num_envs < 1:
+    if not isinstance(num_envs, Integral) or num_envs < 1:
         raise ValueError(f"num_envs={num_envs!r}; expected a whole number above 0, such as 16.")
-    return gym.make_vec(env_id, num_envs=num_envs, **kwargs)
+    return gym.make_vec(env_id, num_envs=int(num_envs), **kwargs)

@@ -14,7 +14,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from metis_nb.envs.spaces import Environment, name_of
+from metis_nb.envs.spaces import Environment, bounding, name_of
 
 # More than these, and one output of a network for each is no longer the way.
 MOST_ACTIONS = 1000
@@ -100,8 +100,7 @@ def grid(env: Environment, bins: Any) -> tuple[np.ndarray, tuple[int, ...]]:
     if not (high - low < np.finfo(np.float32).max).all():
         raise ValueError(
             f"env: {name_of(env)} has the action space {space}, which has no bounds that a grid "
-            f"could span. Give it some: gymnasium.wrappers.TransformAction(env, lambda a: a, "
-            f"gymnasium.spaces.Box(-1, 1, {space.shape}))."
+            f"could span. Give it some: {bounding(env, space)}"
         )
     each = list(bins) if np.ndim(bins) else [bins] * len(low)
     if len(each) != len(low) or not all(isinstance(n, int | np.integer) and n >= 2 for n in each):

@@ -36,22 +36,34 @@ def single_spaces(env: Environment) -> tuple[Box, Box | Discrete]:
             f'gymnasium.vector.VectorEnv, such as gymnasium.make("CartPole-v1").'
         )
     if not isinstance(obs_space, Box):
+        flat = ("vector." if isinstance(env, gym.vector.VectorEnv) else "") + "FlattenObservation"
         raise TypeError(
-            f"env: {name_of(env)} has the observation space {obs_space}; expected a Box. "
-            f"Wrap it: gymnasium.wrappers.FlattenObservation(env) makes Discrete, Tuple and Dict "
-            f"observations a Box."
+            f"env: {name_of(env)} has the observation space {obs_space}; expected a Box. Wrap it, "
+            f"which makes Discrete, Tuple and Dict observations a Box: "
+            f"gymnasium.wrappers.{flat}(env)."
         )
     if not isinstance(action_space, Box | Discrete):
+        counts = getattr(action_space, "nvec", np.array([3, 2])).tolist()
+        wrap = wrapping(
+            env,
+            f"gymnasium.wrappers.TransformAction(env, lambda a: "
+            f"numpy.array(numpy.unravel_index(a, {counts})), "
+            f"gymnasium.spaces.Discrete({math.prod(counts)}))",
+        )
         raise TypeError(
             f"env: {name_of(env)} has the action space {action_space}; expected a Discrete or a "
-            f"Box. Wrap it: gymnasium.wrappers.TransformAction can map a Discrete or Box action "
-            f"onto it."
+            f"Box. Wrap it, with a function from the action that you would have to one of its own, "
+            f"such as, for a MultiDiscrete: {wrap}"
         )
     if isinstance(action_space, Box) and len(action_space.shape) != 1:
+        wrap = wrapping(
+            env,
+            f"gymnasium.wrappers.TransformAction(env, lambda a: a.reshape({action_space.shape}), "
+            f"gymnasium.spaces.flatten_space(env.action_space))",
+        )
         raise TypeError(
             f"env: {name_of(env)} has Box actions of shape {action_space.shape}; expected one "
-            f"axis, (number of action dimensions,). Wrap it: gymnasium.wrappers.TransformAction "
-            f"can reshape a flat action."
+            f"axis, (number of action dimensions,). Wrap it: {wrap}"
         )
     return obs_space, action_space
 
@@ -87,10 +99,31 @@ def check_bounded(what: str, env: Environment) -> None:
         span = action_space.high.astype(np.float32) - action_space.low.astype(np.float32)
     if not np.isfinite(span).all():
         raise ValueError(
-            f"{what} needs actions with bounds; {name_of(env)} has {action_space}. Give it some: "
-            f"gymnasium.wrappers.RescaleAction or ClipAction with bounds of your own. Or use PPO, "
-            f"which does without."
+            f"{what} needs actions with bounds; {name_of(env)} has {action_space}. Use PPO, which "
+            f"does without, or give it bounds of your own: {bounding(env, action_space)}"
         )
+
+
+def wrapping(env: Environment, wrapper: str) -> str:
+    """The code that puts a wrapper around `env`, for an error that advises it. `wrapper` is the
+    code for a single environment, `env`; of a vector each is wrapped, before they are one."""
+    if not isinstance(env, gym.vector.VectorEnv):
+        return wrapper
+    if env.spec is None:
+        return (
+            f"gymnasium.vector.SyncVectorEnv([lambda: wrap(make())] * {env.num_envs}), where "
+            f"make() makes one and wrap = lambda env: {wrapper}"
+        )
+    return (
+        f'gymnasium.make_vec("{env.spec.id}", {env.num_envs}, vectorization_mode="sync", '
+        f"wrappers=[lambda env: {wrapper}])"
+    )
+
+
+def bounding(env: Environment, space: Box) -> str:
+    """The code that gives the actions of an environment bounds."""
+    box = f"gymnasium.spaces.Box(-1, 1, {space.shape})"
+    return wrapping(env, f"gymnasium.wrappers.TransformAction(env, lambda a: a, {box})")
 
 
 def name_of(env: Environment) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +34,7 @@ def save(trainer: Trainer, path: str | Path) -> None:
         "environment": name_of(run.env),
         "spaces": describe(run.env),
         "hyperparameters": hyperparameters(trainer),
-        "recipes": {name: getattr(net, "config", None) for name, net in networks.items()},
+        "recipes": configs(networks),
         "networks": {name: dict(net.state_dict()) for name, net in networks.items()},
         "state": {name: part.state_dict() for name, part in run.state.items()},
         "run": run.state_dict(),
@@ -42,6 +43,14 @@ def save(trainer: Trainer, path: str | Path) -> None:
         "seconds": run.seconds,
     }
     checkpoint.write(path, state)
+
+
+def configs(networks: dict[str, nn.Module]) -> dict[str, dict[str, Any] | None]:
+    """How to make each network again; None for code of the reader's own, parts that two share
+    among it: made from a file, each would have its own."""
+    owners = Counter(id(p) for net in networks.values() for p in agents.tensors_of(net)[0])
+    alone = {n: all(owners[id(p)] == 1 for p in net.parameters()) for n, net in networks.items()}
+    return {n: agents.config_of(net) if alone[n] else None for n, net in networks.items()}
 
 
 def load(
@@ -86,8 +95,9 @@ def load(
             return mine
         if state["recipes"][name] is None:
             raise ValueError(
-                f"path={str(path)!r} holds a network with code of your own: make it again "
-                f"and pass it, {kind.__name__}.load(path, env, {argument}=...)."
+                f"path={str(path)!r} holds a network with code of your own (a body, a subclass, a "
+                f"layer changed after it was made): make it again and pass it, "
+                f"{kind.__name__}.load(path, env, {argument}=...)."
             )
         return agents.make(state["recipes"][name], env)
 

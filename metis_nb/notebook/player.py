@@ -23,7 +23,8 @@ from torch import nn
 from metis_nb import agents
 from metis_nb.envs import make_single
 from metis_nb.envs.intake import taken
-from metis_nb.envs.spaces import ActionUnits, fitted, name_of
+from metis_nb.envs.single import env_action
+from metis_nb.envs.spaces import ActionUnits, name_of
 from metis_nb.notebook import frontend, seeds
 from metis_nb.notebook.episode import Episode, Episodes
 
@@ -84,9 +85,9 @@ def play(
         play(env, {"before": one, "after": another})    # side by side, from the same start
         play(env, snapshots["actor"])                   # the course of a training, with a slider
 
-    The episode runs in a fresh copy, made from `env.spec`; the environment given is not touched,
-    nor are the networks' train/eval mode and the reader's random generators. A wrapper that learns
-    statistics (Gymnasium's NormalizeObservation) starts afresh there: keep them in the network.
+    The episode runs in a fresh copy (`envs.make_single`); the environment given is not touched,
+    nor are the networks' train/eval mode and the reader's random generators. Statistics that a
+    wrapper has learned (Gymnasium's NormalizeObservation) are carried over, and do not change.
 
     Args:
         env: the environment, a vector of them, or an id such as "CartPole-v1".
@@ -368,7 +369,7 @@ def _chooser(actor: Any, space: Any, deterministic: bool, seed: int) -> Callable
                 f"actor is a {type(network).__name__}, which has no act(obs). Give "
                 "agents.actor(env), or a function from one observation to an action."
             )
-        return lambda obs: (_for_env(network(obs), space), {})
+        return lambda obs: (env_action(network(obs), space), {})
     if not hasattr(network, "distribution"):
         if not deterministic:
             raise TypeError(
@@ -380,7 +381,7 @@ def _chooser(actor: Any, space: Any, deterministic: bool, seed: int) -> Callable
         values = _judge(network if forward is not nn.Module.forward else None, space)
 
         def best(obs: Any) -> Choice:
-            action = _for_env(network.act(_batch(obs, network))[0], space)
+            action = env_action(network.act(_batch(obs, network))[0], space)
             thought = values(obs, action) if isinstance(space, spaces.Discrete) else {}
             return action, {name: x for name, x in thought.items() if name != "value"}
 
@@ -404,7 +405,7 @@ def _chooser(actor: Any, space: Any, deterministic: bool, seed: int) -> Callable
             mean, std = (pi.mode, pi.spread) if squashed else (pi.mean, pi.stddev)
             mean, std = mean.cpu(), std.cpu()
             thought = {"mean": mean * units.scale + units.offset, "std": std * units.scale}
-        return _for_env(action[0], space), {k: v[0].cpu().numpy() for k, v in thought.items()}
+        return env_action(action[0], space), {k: v[0].cpu().numpy() for k, v in thought.items()}
 
     return choose
 
@@ -448,22 +449,6 @@ def _judge(critic: Any, space: Any) -> Callable[[Any, Any], dict[str, Any]]:
         return {"value": values.item()}
 
     return judge
-
-
-def _for_env(action: Any, space: gym.Space) -> Any:
-    """`action`, a tensor, an array or a number, as `env.step` takes it."""
-    # A copy: a function may hand out the same array at every step.
-    action = action.numpy(force=True) if isinstance(action, torch.Tensor) else np.array(action)
-    if isinstance(space, spaces.Box):
-        fits = action.shape == space.shape and bool(np.isfinite(action).all())
-        action = fitted(action, space) if fits else action
-    else:
-        if isinstance(space, spaces.Discrete) and action.size == 1 and action.dtype.kind in "iub":
-            action = int(action.item())
-        fits = space.contains(action)
-    if not fits:
-        raise ValueError(f"actor chose {action!r}; the action space is {space}")
-    return action
 
 
 def _device(network: Any) -> torch.device:
@@ -517,9 +502,14 @@ def _rendering_copy(env: Any) -> gym.Env:
     modes = game.metadata.get("render_modes", [])
     if "rgb_array" not in modes or game.render_mode != "rgb_array":
         game.close()
+        how = 'Make it with render_mode="rgb_array".'
+        if "rgb_array" not in modes:
+            how = (
+                'Its class needs metadata = {"render_modes": ["rgb_array"]}, an attribute '
+                "render_mode, and a method render() that returns an array (H, W, 3) uint8."
+            )
         raise ValueError(
             f"env is {env}, which draws no pictures: its render modes are {modes}, its render_mode "
-            f'is {game.render_mode!r}, and play needs "rgb_array". Make it with '
-            f'render_mode="rgb_array".'
+            f'is {game.render_mode!r}, and play needs "rgb_array". {how}'
         )
     return game

@@ -226,6 +226,7 @@ class DDQN:
         """The optimizer "adam", the "target" network and the "memory" that go with this network.
         Another one than before starts a new training."""
         self.check()  # a number may have been changed since
+        agents.check_kind("q_network", q_network, agents.QNetwork)
         self.q_network = q_network
 
         def state() -> learning.State:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn.utils import clip_grad_norm_
 
-from metis_nb import learning
+from metis_nb import agents, learning
 from metis_nb.agents import policy, return_scale, update_statistics, value
 from metis_nb.envs.spaces import Environment
 from metis_nb.learning import Count, Fraction, NonNegative, Positive
@@ -277,6 +277,8 @@ class PPO:
     def prepare(self, actor: nn.Module, critic: nn.Module) -> learning.State:
         """The optimizer "adam" of these networks. Others than before start a new training."""
         self.check()  # a number may have been changed since
+        agents.check_policy(actor)
+        agents.check_kind("critic", critic, agents.Critic)
         self.actor, self.critic = actor, critic
 
         def state() -> learning.State:

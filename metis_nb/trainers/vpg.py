@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from metis_nb import learning
+from metis_nb import agents, learning
 from metis_nb.agents import policy, update_statistics
-from metis_nb.envs.spaces import Environment, name_of
+from metis_nb.envs.spaces import Environment, name_of, wrapping
 from metis_nb.learning import Count, Fraction, NonNegative, Positive
 
 WEIGHTS = ("reward_to_go", "total_return")
@@ -185,7 +185,8 @@ class VPG:
             if int(view.episode_length.max()) > LONGEST:
                 raise ValueError(
                     f"env: an episode of {name_of(self.env)} has not ended after {LONGEST:,} "
-                    f"steps; VPG learns from whole episodes. Wrap it: gymnasium.wrappers.TimeLimit."
+                    f"steps; VPG learns from whole episodes. Give them an end: "
+                    f"{wrapping(self.env, 'gymnasium.wrappers.TimeLimit(env, 1000)')}"
                 )
         rollout = learning.stack(rows)
         # Ended: there is an end at this step or after it.
@@ -295,6 +296,7 @@ class VPG:
         """The optimizer "adam" of this network, and the steps of "unfinished" episodes. Another
         network than before starts a new training."""
         self.check()  # a number may have been changed since
+        agents.check_policy(actor)
         self.actor = actor
 
         def state() -> learning.State:
