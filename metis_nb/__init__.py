@@ -113,7 +113,9 @@ _run.make_view = _training_view
 callbacks.elsewhere["live_plot"] = lambda: __getattr__("live_plot")
 envs.probes = probes  # type: ignore[attr-defined]
 # Where these were in version 0.1, as notebooks of readers may still say.
-sys.modules |= {"metis_nb.noise": learning.noise, "metis_nb.training": learning}
+spaces, replay, noise, training = envs.spaces, learning.replay, learning.noise, learning
+for _name in ("spaces", "replay", "noise", "training"):
+    sys.modules[f"metis_nb.{_name}"] = globals()[_name]
 
 
 def device() -> torch.device:

@@ -237,6 +237,7 @@ def test_the_first_lines_that_people_type_run_as_they_stand():
     assert callable(agents.actor)
     python("from metis_nb.trainers import PPO; from metis_nb import agents, play, live_plot")
     python("import metis_nb.noise, metis_nb.training; from metis_nb.training import History")
+    python("import metis_nb; metis_nb.spaces.ActionUnits, metis_nb.replay.ReplayBuffer")
     python("from metis_nb import callbacks, envs; callbacks.live_plot, envs.probes.LADDER")
 
 
