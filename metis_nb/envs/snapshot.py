@@ -323,13 +323,14 @@ def differences(made: dict[str, str], changed: set[str], now: Snapshot, ran: boo
     which has `changed` these since. What has run may differ in what changes by running."""
     names = [name for name in {**made, **now.parts} if made.get(name) != now.parts.get(name)]
     ran = ran or now.has_run
-    return [
+    # Gymnasium's checker has no settings, and is done after two steps.
+    names = [n for n in names if not (ran and n in changed) and " PassiveEnvChecker." not in n]
+    told = [
         f"{name.split(' ', 1)[1]} ({made.get(name, 'missing')} then, "
         f"{now.parts.get(name, 'missing')} now)"
         for name in names
-        # Gymnasium's checker has no settings, and is done after two steps.
-        if not (ran and name in changed) and " PassiveEnvChecker." not in name
     ]
+    return list(dict.fromkeys(told))  # once for all sub-environments
 
 
 def text_of(node: Any) -> str:

@@ -363,7 +363,7 @@ class TensorView:
     def _snapshot(self) -> Snapshot | None:
         try:
             return Snapshot(self.env)
-        except CannotCapture as error:
+        except (CannotCapture, RecursionError) as error:
             self.obstacle = f"cannot be captured: {error}"
             return None
 
