@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
 from metis_nb.envs.intake import fitting, taken
-from metis_nb.envs.snapshot import capture, restore
+from metis_nb.envs.snapshot import CannotCapture, Snapshot, differences, restore
 from metis_nb.envs.spaces import ActionUnits, Environment, name_of, single_spaces
 
 Array = Any  # np.ndarray or Tensor: where the environment lives
@@ -98,6 +98,11 @@ class TensorView:
         self._resets_in_a_row = 0
         self.returns_tensors = False  # known after the first reset
         self._obs: Tensor | None = None  # None: the next step needs a reset
+        self.obstacle = ""  # what kept a state from being taken over
+        # As it was made; at the end of a training it says what has changed since.
+        self._made = self._snapshot()
+        if self._made is not None:
+            self._made.state = {}  # which may be large, and is not needed
         # Kept where the environment lives: in NumPy, or in tensors where it returns tensors.
         self.resetting: Array = np.zeros(self.num_envs, dtype=np.bool_)
         self.episode_return: Array = np.zeros(self.num_envs, dtype=np.float32)
@@ -325,8 +330,14 @@ class TensorView:
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on; `env` is None where it cannot be captured."""
         resetting, episode_return, length = (torch.as_tensor(v).clone() for v in self._kept())
+        now, made = self._snapshot(), self._made
+        first, parts = (each.parts if each else {} for each in (made, now))
         return {
-            "env": capture(self.env),
+            "env": now and now.state,
+            "obstacle": self.obstacle,
+            "made": first,
+            "changed": [n for n in {**first, **parts} if first.get(n) != parts.get(n)],
+            "had_run": made is not None and made.has_run,
             "obs": self._obs,
             "resetting": resetting,
             "episode_return": episode_return,
@@ -338,17 +349,43 @@ class TensorView:
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
         """Go on from `state`; False where the environment has to start new episodes instead."""
         self.steps = state["steps"]
-        if state["obs"] is None or state["env"] is None or len(state["obs"]) != self.num_envs:
+        if not self._take_over(state):
             if self.next_seed is not None:
                 # New episodes, not those of the beginning again; and none of an evaluation.
                 self.next_seed += self.steps % (SEED_STRIDE // 4)
             return False
-        restore(self.env, state["env"])
         self.next_seed, self.returns_tensors = None, state["speaks_torch"]
         self._obs = state["obs"]
         self._keep(*(state[n].clone() for n in ("resetting", "episode_return", "episode_length")))
         self.to(self.device)
         return True
+
+    def _snapshot(self) -> Snapshot | None:
+        try:
+            return Snapshot(self.env)
+        except (CannotCapture, RecursionError) as error:
+            self.obstacle = f"cannot be captured: {error}"
+            return None
+
+    def _take_over(self, state: Mapping[str, Any]) -> bool:
+        """Bring the environment to `state`, if it was made as that one was."""
+        if state["obs"] is None:
+            self.obstacle = "no episode was under way"
+        elif state["env"] is None:
+            self.obstacle = state.get("obstacle", "cannot be captured")
+        elif len(state["obs"]) != self.num_envs:
+            self.obstacle = f"{len(state['obs'])} environments then, {self.num_envs} now"
+        elif self._made is not None:
+            made, changed = state.get("made", {}), set(state.get("changed", ()))
+            others = differences(made, changed, self._made, state.get("had_run", True))
+            self.obstacle = f"it was made otherwise: {'; '.join(others[:5])}" if others else ""
+            if not others:
+                try:
+                    restore(self.env, state["env"])
+                    return True
+                except ValueError as error:
+                    self.obstacle = str(error)
+        return False
 
 
 def _column(done: Array, obs: Array) -> Array:

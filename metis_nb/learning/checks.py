@@ -40,9 +40,16 @@ def check_fields(trainer: object) -> None:
 
     Raises:
         TypeError: a subclass overrides what has another name now.
-        ValueError: naming the argument, what was given and what is accepted.
+        ValueError: naming the argument, what was given and what is accepted; or the trainer was
+            given another environment, which its memory and episodes do not know.
     """
     kind: Any = type(trainer)
+    run = getattr(trainer, "run", None)  # there is none while it is made
+    if run is not None and run.env is not trainer.env:  # type: ignore[attr-defined]
+        raise ValueError(
+            f"env was changed after the {kind.__name__} was made; expected the one that it was "
+            f"made with. To go on in another: trainer.save(path), {kind.__name__}.load(path, env)."
+        )
     check_numbers(trainer, **ranges(kind))
 
 

@@ -197,7 +197,7 @@ class Run:
             if self._loaded and not self.view.load_state_dict(self._loaded["view"]):
                 warnings.warn(
                     f"The state of {name_of(self.env)} cannot be taken over: training goes on "
-                    f"with new episodes.",
+                    f"with new episodes. ({self.view.obstacle})",
                     stacklevel=3,
                 )
         if self.generator is None or self.generator.device != device:
