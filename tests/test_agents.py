@@ -769,6 +769,76 @@ def test_other_bodies_that_do_not_fit_are_named(body, error, match):
         agents.critic(Spaces(OBS, Discrete(2)), body=body)
 
 
+class Sequence(nn.Module):
+    """Takes the batch for time."""
+
+    def __init__(self):
+        super().__init__()
+        self.memory = nn.LSTM(3, 8)
+
+    def forward(self, obs):
+        return self.memory(obs)[0]
+
+
+class Centred(nn.Linear):
+    def forward(self, obs):
+        features = super().forward(obs)
+        return features - features.mean(0)
+
+
+@pytest.mark.parametrize("body", [Sequence, lambda: Centred(3, 8)])
+def test_a_body_that_mixes_the_rows_of_a_batch_is_refused(body):
+    before = torch.get_rng_state()
+    made = body()
+    torch.set_rng_state(before)
+    for make in (agents.actor, agents.critic, agents.q_network):
+        with pytest.raises(ValueError, match=r"mixes the rows of a batch.*FrameStack"):
+            make(Spaces(OBS, Discrete(2)), body=made)
+    assert torch.equal(torch.get_rng_state(), before)
+    stacked = gym.wrappers.FrameStackObservation(gym.make("CartPole-v1"), 4)  # as it says
+    assert agents.actor(stacked).act(np.zeros((1, 4, 4))).shape == (1,)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda: nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5)),
+        lambda: nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.GELU()),
+        lambda: nn.Sequential(nn.Unflatten(1, (1, 3)), nn.Conv1d(1, 4, 2), nn.Flatten()),
+    ],
+)
+def test_a_body_whose_rows_are_on_their_own_is_taken(body):
+    assert agents.critic(Spaces(OBS, Discrete(2)), body=body())(torch.zeros(4, 3)).shape == (4,)
+
+
+def test_what_acts_is_asked_in_eval_mode():
+    body = nn.Sequential(nn.Linear(3, 32), nn.BatchNorm1d(32), nn.Dropout(0.5))
+    body[1].eval()  # one part is in another mode than the others
+    env, obs = Spaces(OBS, Discrete(2)), torch.randn(6, 3)
+    actor, critic = agents.actor(env, body=body), agents.critic(env, body=body)
+    modes = [part.training for part in actor.modules()]
+    with torch.no_grad():
+        by_hand = actor.head(body[0](obs) / (1 + body[1].eps) ** 0.5)  # of a batch norm as made
+    for asked in (actor, nn.DataParallel(actor)):
+        assert torch.allclose(agents.policy(asked, obs).probs, by_hand.softmax(1), atol=1e-6)
+    with torch.no_grad():
+        one, two = (agents.value(critic, obs) for _ in range(2))
+    assert torch.equal(one, two)
+    assert not torch.equal(agents.value(critic, obs), agents.value(critic, obs))  # is learned from
+    assert [part.training for part in actor.modules()] == modes
+
+
+def test_networks_of_ours_have_no_part_that_knows_of_modes():
+    """So that nothing has to be switched at each step."""
+    for network in (
+        agents.actor(Spaces(OBS, WIDE), activation=nn.GELU),
+        agents.q_network(Spaces(OBS, Discrete(2)), dueling=True),
+        agents.q_critic(Spaces(OBS, WIDE)),
+    ):
+        assert agents.find_moody(network) == []
+        assert agents.find_moody(nn.DataParallel(network)) == []
+
+
 def test_act_takes_what_gymnasium_gives():
     actor = agents.actor(Spaces(OBS, WIDE))
     obs = np.random.default_rng(0).normal(size=(5, 3))  # float64
