@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from metis_nb import DDQN, DQN, agents, evaluate, play
+from metis_nb import DDQN, DQN, PPO, agents, evaluate, play
 from metis_nb.agents import RunningStatistics
 from metis_nb.envs.spaces import ActionUnits
 
@@ -706,9 +706,9 @@ def test_a_class_that_only_begins_with_ours_is_taken_as_it_comes():
     class Twisted(agents.SquashedGaussianActor):
         pass
 
-    agents.check_policy(Mine(Spaces(OBS, WIDE), (8,), nn.Tanh, None))
+    agents.check_policy(Mine(Spaces(OBS, WIDE), (8,), nn.Tanh, None), Spaces(OBS, WIDE))
     with pytest.raises(TypeError, match="actor is a Twisted; expected a CategoricalActor or Gauss"):
-        agents.check_policy(Twisted(Spaces(OBS, WIDE), (8,), nn.Tanh, None))
+        agents.check_policy(Twisted(Spaces(OBS, WIDE), (8,), nn.Tanh, None), Spaces(OBS, WIDE))
 
 
 def test_two_critics_are_two():
@@ -837,6 +837,62 @@ def test_networks_of_ours_have_no_part_that_knows_of_modes():
     ):
         assert agents.find_moody(network) == []
         assert agents.find_moody(nn.DataParallel(network)) == []
+
+
+class Bare(nn.Module):
+    def __init__(self, inputs=3):
+        super().__init__()
+        self.layer = nn.Linear(inputs, 2)
+
+    def forward(self, obs):
+        return self.layer(obs)
+
+
+class Torchs(Bare):
+    def distribution(self, logits):
+        return torch.distributions.Categorical(logits=logits)
+
+
+class Flat(Bare):
+    def distribution(self, logits):
+        return agents.Categorical(logits[0])
+
+
+class Own(Bare):
+    def distribution(self, logits):
+        return agents.Categorical(logits)
+
+    def act(self, obs):
+        best = self(torch.as_tensor(obs, dtype=torch.float32)).argmax(1)
+        return best if isinstance(obs, torch.Tensor) else best.numpy()
+
+
+@pytest.mark.parametrize(
+    ("make", "parts"),
+    [
+        (Bare, ["no distribution(parameters)", "agents.Categorical(logits)", "no act(obs)"]),
+        (lambda: Bare(5), ["no distribution", "does not run", "(2, 3)", "no act(obs)"]),
+        (Torchs, ["sample takes no generator; agents.Categorical", "no act(obs)"]),
+        (Flat, ["actions are () for observations (2, 3) float32; expected (2,)"]),
+    ],
+)
+def test_all_that_an_actor_of_ones_own_lacks_is_said_at_once(make, parts):
+    with pytest.raises(TypeError, match="a network of your own") as raised:
+        agents.check_policy(make(), Spaces(OBS, Discrete(2)))
+    for part in parts:
+        assert part in str(raised.value)
+    before = torch.get_rng_state()
+    agents.check_policy(own := Own(), Spaces(OBS, Discrete(2)))
+    assert own.training
+    torch.set_rng_state(before)
+
+
+def test_an_actor_that_has_what_the_contract_asks_for_trains_is_judged_and_plays():
+    env = gym.make("CartPole-v1")
+    actor = Own(4)
+    PPO(env, seed=0, rollout_steps=64).train(actor, agents.critic(env), 128, progress=False)
+    assert evaluate(env, actor, episodes=2).shape == (2,)
+    assert play(env, actor, seed=0).length > 1
 
 
 def test_act_takes_what_gymnasium_gives():
