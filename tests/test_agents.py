@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from metis_nb import DDQN, DQN, agents, checkpoint, evaluate, play
+from metis_nb import DDQN, DQN, PPO, agents, checkpoint, evaluate, play
 from metis_nb.agents import RunningStatistics
 from metis_nb.envs.spaces import ActionUnits, SpacesOnly, describe
 
@@ -780,9 +780,9 @@ def test_a_class_that_only_begins_with_ours_is_taken_as_it_comes():
     class Twisted(agents.SquashedGaussianActor):
         pass
 
-    agents.check_policy(Mine(Spaces(OBS, WIDE), (8,), nn.Tanh, None))
+    agents.check_policy(Mine(Spaces(OBS, WIDE), (8,), nn.Tanh, None), Spaces(OBS, WIDE))
     with pytest.raises(TypeError, match="actor is a Twisted; expected a CategoricalActor or Gauss"):
-        agents.check_policy(Twisted(Spaces(OBS, WIDE), (8,), nn.Tanh, None))
+        agents.check_policy(Twisted(Spaces(OBS, WIDE), (8,), nn.Tanh, None), Spaces(OBS, WIDE))
 
 
 def test_two_critics_are_two():
@@ -841,6 +841,132 @@ def test_a_body_that_does_not_fit_is_named():
 def test_other_bodies_that_do_not_fit_are_named(body, error, match):
     with pytest.raises(error, match=match):
         agents.critic(Spaces(OBS, Discrete(2)), body=body)
+
+
+class Sequence(nn.Module):
+    """Takes the batch for time."""
+
+    def __init__(self):
+        super().__init__()
+        self.memory = nn.LSTM(3, 8)
+
+    def forward(self, obs):
+        return self.memory(obs)[0]
+
+
+class Centred(nn.Linear):
+    def forward(self, obs):
+        features = super().forward(obs)
+        return features - features.mean(0)
+
+
+@pytest.mark.parametrize("body", [Sequence, lambda: Centred(3, 8)])
+def test_a_body_that_mixes_the_rows_of_a_batch_is_refused(body):
+    before = torch.get_rng_state()
+    made = body()
+    torch.set_rng_state(before)
+    for make in (agents.actor, agents.critic, agents.q_network):
+        with pytest.raises(ValueError, match=r"mixes the rows of a batch.*FrameStack"):
+            make(Spaces(OBS, Discrete(2)), body=made)
+    assert torch.equal(torch.get_rng_state(), before)
+    stacked = gym.wrappers.FrameStackObservation(gym.make("CartPole-v1"), 4)  # as it says
+    assert agents.actor(stacked).act(np.zeros((1, 4, 4))).shape == (1,)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda: nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5)),
+        lambda: nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.GELU()),
+        lambda: nn.Sequential(nn.Unflatten(1, (1, 3)), nn.Conv1d(1, 4, 2), nn.Flatten()),
+    ],
+)
+def test_a_body_whose_rows_are_on_their_own_is_taken(body):
+    assert agents.critic(Spaces(OBS, Discrete(2)), body=body())(torch.zeros(4, 3)).shape == (4,)
+
+
+def test_what_acts_is_asked_in_eval_mode():
+    body = nn.Sequential(nn.Linear(3, 32), nn.BatchNorm1d(32), nn.Dropout(0.5))
+    body[1].eval()  # one part is in another mode than the others
+    env, obs = Spaces(OBS, Discrete(2)), torch.randn(6, 3)
+    actor, critic = agents.actor(env, body=body), agents.critic(env, body=body)
+    modes = [part.training for part in actor.modules()]
+    with torch.no_grad():
+        by_hand = actor.head(body[0](obs) / (1 + body[1].eps) ** 0.5)  # of a batch norm as made
+    for asked in (actor, nn.DataParallel(actor)):
+        assert torch.allclose(agents.policy(asked, obs).probs, by_hand.softmax(1), atol=1e-6)
+    with torch.no_grad():
+        one, two = (agents.value(critic, obs) for _ in range(2))
+    assert torch.equal(one, two)
+    assert not torch.equal(agents.value(critic, obs), agents.value(critic, obs))  # is learned from
+    assert [part.training for part in actor.modules()] == modes
+
+
+def test_networks_of_ours_have_no_part_that_knows_of_modes():
+    """So that nothing has to be switched at each step."""
+    for network in (
+        agents.actor(Spaces(OBS, WIDE), activation=nn.GELU),
+        agents.q_network(Spaces(OBS, Discrete(2)), dueling=True),
+        agents.q_critic(Spaces(OBS, WIDE)),
+    ):
+        assert agents.find_moody(network) == []
+        assert agents.find_moody(nn.DataParallel(network)) == []
+
+
+class Bare(nn.Module):
+    def __init__(self, inputs=3):
+        super().__init__()
+        self.layer = nn.Linear(inputs, 2)
+
+    def forward(self, obs):
+        return self.layer(obs)
+
+
+class Torchs(Bare):
+    def distribution(self, logits):
+        return torch.distributions.Categorical(logits=logits)
+
+
+class Flat(Bare):
+    def distribution(self, logits):
+        return agents.Categorical(logits[0])
+
+
+class Own(Bare):
+    def distribution(self, logits):
+        return agents.Categorical(logits)
+
+    def act(self, obs):
+        best = self(torch.as_tensor(obs, dtype=torch.float32)).argmax(1)
+        return best if isinstance(obs, torch.Tensor) else best.numpy()
+
+
+@pytest.mark.parametrize(
+    ("make", "parts"),
+    [
+        (Bare, ["no distribution(parameters)", "agents.Categorical(logits)", "no act(obs)"]),
+        (lambda: Bare(5), ["no distribution", "does not run", "(2, 3)", "no act(obs)"]),
+        (Torchs, ["sample takes no generator; agents.Categorical", "no act(obs)"]),
+        (Flat, ["actions are () for observations (2, 3) float32; expected (2,)"]),
+    ],
+)
+def test_all_that_an_actor_of_ones_own_lacks_is_said_at_once(make, parts):
+    with pytest.raises(TypeError, match="a network of your own") as raised:
+        agents.check_policy(make(), Spaces(OBS, Discrete(2)))
+    for part in parts:
+        assert part in str(raised.value)
+    before = torch.get_rng_state()
+    agents.check_policy(own := Own(), Spaces(OBS, Discrete(2)))
+    assert own.training
+    torch.set_rng_state(before)
+
+
+def test_an_actor_that_has_what_the_contract_asks_for_trains_is_judged_and_plays():
+    env = gym.make("CartPole-v1")
+    actor = Own(4)
+    PPO(env, seed=0, rollout_steps=64).train(actor, agents.critic(env), 128, progress=False)
+    assert evaluate(env, actor, episodes=2).shape == (2,)
+    assert play(env, actor, seed=0).length > 1
 
 
 def test_act_takes_what_gymnasium_gives():

@@ -10,10 +10,12 @@ import xml.etree.ElementTree as ElementTree
 
 import gymnasium as gym
 import IPython
+import ipywidgets
 import nbformat
 import numpy as np
 import pytest
 import torch
+from ipywidgets.widgets import widget_output
 from nbclient import NotebookClient
 from PIL import Image
 
@@ -100,6 +102,29 @@ def test_a_notebook_shows_the_view_by_itself_and_no_bar(page, capsys):
     assert kinds(page)[-1] == {"image/png", "text/plain"}
     assert sum("image/png" in bundle for bundle in page.sent) == 1
     assert capsys.readouterr().out == ""
+
+
+def test_in_an_output_widget_there_is_a_plain_bar(page, monkeypatch):
+    """What is displayed there cannot be updated: the picture froze, and the button was dead."""
+    parent = {"header": {"msg_id": "7"}}
+    kernel = types.SimpleNamespace(get_parent=lambda: parent, _parent_header=parent)
+    shell = types.SimpleNamespace(kernel=kernel, showtraceback=print)
+    monkeypatch.setattr(widget_output, "get_ipython", lambda: shell)
+    trainer, actor, critic = small()
+    bars = []
+    output = ipywidgets.Output()
+    for _ in range(2):
+        with output:
+            assert frontend.in_output_widget()
+            trainer.train(
+                actor, critic, 300, callbacks=lambda trainer: bars.append(trainer.run._bar.disable)
+            )
+    assert bars
+    assert not any(bars)
+    assert not page.sent
+    assert not frontend.in_output_widget()
+    trainer.train(actor, critic, 300)
+    assert page.pictures
 
 
 def test_a_view_that_is_given_is_the_only_one(page):

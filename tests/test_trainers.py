@@ -949,6 +949,47 @@ def test_a_trunk_that_two_networks_came_to_share_is_code_of_ones_own(tmp_path):
 
 
 @every_trainer
+@pytest.mark.parametrize("layer", ["norm", "dropout"])
+def test_one_environment_and_layers_that_know_of_modes(Trainer, layer):
+    """A batch norm cannot take the mean of one environment; what acts is asked in eval mode."""
+    env = gym.make("CartPole-v1") if Trainer not in (DDPG, TD3) else short(Trainer)
+    if isinstance(env, gym.vector.VectorEnv):
+        env = gym.make("Pendulum-v1")
+
+    def body(inputs):
+        knowing = nn.BatchNorm1d(16) if layer == "norm" else nn.Dropout(0.5)
+        return nn.Sequential(nn.Linear(inputs, 16), knowing, nn.Tanh())
+
+    given = {}
+    for name in NETWORKS[Trainer]:
+        network = network_for(Trainer, name, env)
+        inputs = int(network.input_shape[0])
+        given[name] = network_for(Trainer, name, env, body=body(inputs))
+    trainer = make(Trainer, env, seed=0)
+    trainer.train(*as_given(given), steps=256)
+    assert all(net.training for net in trainer.run.networks.values())
+    for network in trainer.run.networks.values():
+        assert all(bool(p.isfinite().all()) for p in network.parameters())
+
+
+def test_before_anything_was_learned_the_policy_is_the_one_that_acted():
+    """The ratio of equation 7 is 1 at the first gradient step, Dropout or not."""
+    ratios = []
+
+    class Watched(PPO):
+        def actor_loss(self, ratio, advantage):
+            ratios.append(ratio.detach())
+            return super().actor_loss(ratio, advantage)
+
+    env = gym.make("CartPole-v1")
+    actor = agents.actor(env, body=nn.Sequential(nn.Linear(4, 32), nn.Dropout(0.5), nn.Tanh()))
+    nn.init.normal_(actor.head.weight, 0, 0.7)
+    trainer = Watched(env, rollout_steps=256, minibatch_size=999, epochs=1, seed=0)
+    trainer.train(actor, agents.critic(env), steps=256, progress=False)
+    assert torch.allclose(ratios[0], torch.ones(256), atol=1e-5)
+
+
+@every_trainer
 def test_a_file_for_another_environment_is_named(Trainer, tmp_path):
     trainer, networks = small(Trainer, world(Trainer, "CartPole"))
     trainer.train(*networks, steps=128)

@@ -1,12 +1,18 @@
 """Calling a network: through whatever it is wrapped in, with the shape of its output checked.
 
 Here are the few things that trainers do with a network beside a gradient step.
+
+Dropout and BatchNorm answer in one way while they are trained and in another in eval mode, which is
+what they are trained for. What acts, and what is said about actions (their probabilities, values to
+bootstrap from), is asked in eval mode; values that a loss is made of, in the mode that the network
+is in. A policy is always asked in eval mode: old and new probabilities are of the same policy.
 """
 
 from __future__ import annotations
 
 import copy
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +37,7 @@ def policy(actor: nn.Module, obs: Tensor) -> Categorical | Gaussian | SquashedGa
             f"expected agents.actor(env). A network of your own goes in as agents.actor(env, "
             f"body=...)."
         )
-    return network.distribution(actor(obs))
+    return network.distribution(in_eval_mode(actor, obs))
 
 
 def value(critic: nn.Module, obs: Tensor) -> Tensor:
@@ -41,7 +47,7 @@ def value(critic: nn.Module, obs: Tensor) -> Tensor:
         ValueError: the critic gives another shape. Subtracted from targets (B,), values (B, 1)
             would silently become a table (B, B), and the critic would learn the mean.
     """
-    values = critic(obs)
+    values = ask(critic, obs)
     if values.shape != obs.shape[:1]:
         raise ValueError(
             f"critic gives values of shape {tuple(values.shape)} for {len(obs)} observations; "
@@ -59,7 +65,7 @@ def action_value(critic: nn.Module, obs: Tensor, action: Tensor) -> Tensor:
     """
     if not action.is_floating_point():
         return q_values(critic, obs).gather(1, action[:, None]).squeeze(1)
-    values = critic(obs, action)
+    values = ask(critic, obs, action)
     if values.shape != obs.shape[:1]:
         raise ValueError(
             f"critic gives values of shape {tuple(values.shape)} for {len(obs)} observations; "
@@ -74,13 +80,58 @@ def q_values(q_network: nn.Module, obs: Tensor) -> Tensor:
     Raises:
         ValueError: the network gives another shape.
     """
-    values = q_network(obs)
+    values = ask(q_network, obs)
     if values.ndim != 2 or len(values) != len(obs):
         raise ValueError(
             f"q_network gives values of shape {tuple(values.shape)} for {len(obs)} observations; "
             f"expected ({len(obs)}, number of actions)."
         )
     return values
+
+
+def ask(network: nn.Module, *inputs: Tensor) -> Any:
+    """What a network gives: in eval mode where no gradient is wanted."""
+    return network(*inputs) if torch.is_grad_enabled() else in_eval_mode(network, *inputs)
+
+
+def in_eval_mode(network: nn.Module, *inputs: Tensor) -> Any:
+    """What a network gives in eval mode. Most have nothing that knows of modes, and are simply
+    called."""
+    moody = _moody.get(network)
+    if moody is None:
+        moody = find_moody(network)
+    if not moody:
+        return network(*inputs)
+    modes = [part.training for part in moody]
+    try:
+        for part in moody:
+            part.training = False
+        return network(*inputs)
+    finally:
+        for part, mode in zip(moody, modes):
+            part.training = mode
+
+
+# Of each network, the parts whose answer may depend on the mode. To look for them at each call
+# would take time: `Run.bind` does, since a reader may have put in others.
+_moody: WeakKeyDictionary[nn.Module, list[nn.Module]] = WeakKeyDictionary()
+# Files of torch.nn in which no layer knows of modes, but for these two.
+CALM = {"activation", "container", "conv", "flatten", "linear", "normalization", "padding"}
+CALM_MODULES = {f"torch.nn.modules.{name}" for name in (*CALM, "pooling", "sparse")}
+MOODY = (nn.RReLU, nn.MultiheadAttention)
+
+
+def find_moody(network: nn.Module) -> list[nn.Module]:
+    """The parts of a network whose answer may depend on train or eval mode."""
+
+    def calm(part: nn.Module) -> bool:
+        file = type(part).__module__
+        known = file in CALM_MODULES or file.startswith("metis_nb.")
+        wrapper = isinstance(part, WRAPPERS) or "_orig_mod" in part._modules
+        return wrapper or (known and not isinstance(part, MOODY))
+
+    _moody[network] = [part for part in network.modules() if not calm(part)]
+    return _moody[network]
 
 
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)

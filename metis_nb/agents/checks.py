@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from metis_nb.agents.calls import unwrap
+from metis_nb.agents.contract import faults_of_actor
 from metis_nb.agents.networks import (
     ActionValues,
     Actor,
@@ -22,14 +23,23 @@ Critics = Sequence[nn.Module]  # two of them
 UNFINISHED = (Network, Actor, ActionValues)
 
 
-def check_policy(actor: nn.Module) -> None:
+def check_policy(actor: nn.Module, env: Environment) -> None:
     """Refuse an actor whose policy has no entropy or no probabilities (squashed, deterministic),
     or a network that is no actor: for trainers that learn from what their policy did.
 
     Raises:
-        TypeError: naming it, and how to make the right one.
+        TypeError: naming it, and how to make the right one; of a network of one's own, all that
+            it lacks.
     """
     check_kind("actor", actor, CategoricalActor, GaussianActor)
+    inner = unwrap(actor)
+    if isinstance(inner, Network):
+        return
+    if faults := faults_of_actor(inner, env):
+        raise TypeError(
+            f"actor is a {type(inner).__name__}, a network of your own: {'; '.join(faults)}. See "
+            f"docs/networks.md. Layers alone go in as agents.actor(env, body=...)."
+        )
 
 
 def check_fits(name: str, network: nn.Module, env: Environment) -> None:

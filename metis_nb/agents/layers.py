@@ -108,16 +108,19 @@ def feature_size(body: nn.Module, obs_shape: Sequence[int]) -> int:
     """
     if not isinstance(body, nn.Module):
         raise TypeError(f"body={body!r}; expected a torch.nn.Module, made (not a class).")
-    parameter, training = next(body.parameters(), torch.zeros(())), body.training
+    parameter = next(body.parameters(), torch.zeros(()))
+    modes = [(part, part.training) for part in body.modules()]
     expected = f"expected (B, F) float32 for observations {('B', *obs_shape)} float32"
     body.eval()  # so that trying it out leaves no trace in a batch norm
     try:
         with torch.no_grad():
             features = body(torch.zeros(2, *obs_shape, device=parameter.device))
+        mixed = _mixing(body, obs_shape, parameter.device)
     except Exception as error:
         raise ValueError(f"body does not run: {expected}. It says: {error}") from error
     finally:
-        body.train(training)
+        for part, mode in modes:
+            part.training = mode
     if not isinstance(features, Tensor):
         raise ValueError(f"body gives a {type(features).__name__}; {expected}.")
     if features.ndim != 2 or len(features) != 2 or features.dtype != torch.float32:
@@ -125,4 +128,27 @@ def feature_size(body: nn.Module, obs_shape: Sequence[int]) -> int:
         raise ValueError(
             f"body gives {shape} {features.dtype}; {expected}. End it with torch.nn.Flatten()."
         )
+    if mixed > 1e-3:
+        raise ValueError(
+            f"body mixes the rows of a batch: the features of an observation alone differ by "
+            f"{mixed:.2g} from those beside others. Rows are other environments or other times, "
+            f"so each has to be on its own; nn.LSTM, for one, takes them for a sequence. "
+            f"A policy that remembers sees several observations at once: "
+            f"gymnasium.wrappers.FrameStackObservation(env, 4). See docs/networks.md."
+        )
     return features.shape[1]
+
+
+@torch.no_grad()
+def _mixing(body: nn.Module, obs_shape: Sequence[int], device: torch.device) -> float:
+    """How far the features of a row alone are from its features in a batch, in parts of their
+    size; 0 where that cannot be told."""
+    rows = torch.randn(5, *obs_shape, generator=torch.Generator().manual_seed(0)).to(device)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            together, alone, again = body(rows)[2:3], body(rows[2:3]), body(rows[2:3])
+        size, noise = 1 + float(alone.abs().max()), float((alone - again).abs().max())
+        mixed = float((together - alone).abs().max()) / size
+    except Exception:  # numbers that such a body does not take; zeros it did
+        return 0.0
+    return 0.0 if noise > 0 else mixed

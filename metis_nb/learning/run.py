@@ -164,6 +164,7 @@ class Run:
                     f"agents.{name}(env)."
                 )
             agents.check_fits(name, network, self.env)
+            agents.find_moody(network)
         devices = {name: str(agents.device_of(network)) for name, network in networks.items()}
         if len(set(devices.values())) > 1:
             where = ", ".join(f"{name} is on {device}" for name, device in devices.items())

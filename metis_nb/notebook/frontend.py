@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import ipywidgets
 from IPython.display import display
+from ipywidgets.widgets import widget
 
 from metis_nb.learning import in_notebook
 
@@ -18,6 +20,16 @@ def is_static() -> bool:
 def is_live() -> bool:
     """Whether somebody may be looking: a notebook's kernel, and outputs that may change."""
     return in_notebook() and not is_static()
+
+
+def in_output_widget() -> bool:
+    """Whether what is displayed now goes into an `ipywidgets.Output`, as in `with output:`. There,
+    an output that is updated later stays as it was, and its buttons are dead."""
+    made = getattr(widget, "_instances", None)
+    if made is None:  # ipywidgets 7
+        made = ipywidgets.Widget.widgets
+    # It has the number of the message whose outputs it takes, for as long as it takes them.
+    return any(isinstance(each, ipywidgets.Output) and each.msg_id for each in list(made.values()))
 
 
 def show_widget(widget: Any, text: str) -> None:

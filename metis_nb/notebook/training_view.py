@@ -20,8 +20,8 @@ class live_plot:  # noqa: N801 - it is called like a function
     """The training view: returns and diagnostics while training runs, and a button that stops it.
 
     In a notebook, `train` adds one by itself; pass one of your own to change it. Outside of a
-    notebook it shows nothing. The last picture stays, as a PNG; it is all there is where outputs
-    are made for a page (METIS_NB_STATIC=1).
+    notebook, and in an `ipywidgets.Output`, it shows nothing. The last picture stays, as a PNG; it
+    is all there is where outputs are made for a page (METIS_NB_STATIC=1).
 
     Args:
         solved: the return at which the task counts as solved; a line. None takes the environment's
@@ -45,8 +45,9 @@ class live_plot:  # noqa: N801 - it is called like a function
 
     @property
     def visible(self) -> bool:
-        """Whether there is a page to show it in."""
-        return in_notebook()
+        """Whether there is a page to show it in, which lets a picture change. Where there is
+        none, `train` shows a bar."""
+        return in_notebook() and not frontend.in_output_widget()
 
     def open(self, trainer: Trainer) -> None:
         """Show the view of a training that begins."""

@@ -251,7 +251,7 @@ class A2C:
     def prepare(self, actor: nn.Module, critic: nn.Module) -> learning.State:
         """The optimizer "adam" of these networks. Others than before start a new training."""
         self.check()  # a number may have been changed since
-        agents.check_policy(actor)
+        agents.check_policy(actor, self.env)
         agents.check_kind("critic", critic, agents.Critic)
         self.actor, self.critic = actor, critic
 

@@ -147,7 +147,7 @@ class DDPG:
     @torch.no_grad()
     def explore(self, actor: nn.Module, obs: Tensor) -> Tensor:
         """mu(s) with noise; uniformly random actions until learning starts. (N, A)"""
-        action, state = actor(obs), self.run.state
+        action, state = agents.ask(actor, obs), self.run.state
         noise = state["noise"].sample(action, self.noise_correlation, self.run.generator)
         if len(self.memory) < self.learning_starts:
             return torch.erf(noise / 2**0.5)  # uniform from -1 to 1

@@ -296,7 +296,7 @@ class VPG:
         """The optimizer "adam" of this network, and the steps of "unfinished" episodes. Another
         network than before starts a new training."""
         self.check()  # a number may have been changed since
-        agents.check_policy(actor)
+        agents.check_policy(actor, self.env)
         self.actor = actor
 
         def state() -> learning.State:
