@@ -836,7 +836,7 @@ def test_discrete_actions_are_refused_with_a_way_out(env, Trainer):
 def test_actions_without_bounds_are_refused_with_a_way_out(high, Trainer):
     low = np.float32([-1, -high if high < np.inf else -1])
     env = Spaces((1,), Box(low, np.float32([1, high])))
-    match = rf"^{Trainer.__name__} needs actions with bounds; Spaces has Box.*RescaleAction.*PPO"
+    match = rf"^{Trainer.__name__} needs actions with bounds; Spaces has Box.*PPO.*TransformAction"
     with pytest.raises(ValueError, match=match):
         Trainer(env)
 
