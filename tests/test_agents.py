@@ -1121,3 +1121,8 @@ def test_bad_arguments_are_named(arguments, error, match):
 def test_spaces_that_do_not_fit_are_named(env, match):
     with pytest.raises(TypeError, match=match):
         agents.actor(env)
+
+
+def test_a_critic_that_is_a_plain_function_is_asked_too():
+    with torch.no_grad():
+        assert agents.value(lambda obs: obs.sum(1), torch.ones(3, 2)).tolist() == [2.0, 2.0, 2.0]

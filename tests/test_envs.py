@@ -923,3 +923,29 @@ def test_images_travel_in_one_piece():
         packed, plain = (vars(view.step(torch.zeros(2).long())) for view in views)
         assert packed["next_obs"].shape == (2, 4, 3, 2)
         assert all(torch.equal(packed[field], plain[field]) for field in plain)
+
+
+class Soft(gym.ActionWrapper):
+    """CartPole with a push of any strength: a wrapper that is itself what an id stands for."""
+
+    def __init__(self, **settings):
+        super().__init__(gym.make("CartPole-v1", **settings))
+        self.action_space = Box(-1.0, 1.0, (1,), np.float32)
+
+    def action(self, action):
+        return int(action[0] > 0)
+
+
+@pytest.mark.parametrize("kind", ["alone", "vector"])
+def test_a_wrapper_behind_an_id_is_there_once(kind):
+    gym.register("Soft-v0", entry_point=Soft)
+    try:
+        env = gym.make("Soft-v0") if kind == "alone" else envs.make("Soft-v0", num_envs=2)
+        made, layers = envs.make_single(env), 0
+        inner = made
+        while isinstance(inner, gym.Wrapper):
+            layers, inner = layers + isinstance(inner, Soft), inner.env
+        assert layers == 1
+        assert evaluate(env, agents.actor(env), episodes=2).min() >= 8
+    finally:
+        del gym.registry["Soft-v0"]

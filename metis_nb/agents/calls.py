@@ -97,7 +97,7 @@ def ask(network: nn.Module, *inputs: Tensor) -> Any:
 def in_eval_mode(network: nn.Module, *inputs: Tensor) -> Any:
     """What a network gives in eval mode. Most have nothing that knows of modes, and are simply
     called."""
-    moody = _moody.get(network)
+    moody = _moody.get(network) if isinstance(network, nn.Module) else []
     if moody is None:
         moody = find_moody(network)
     if not moody:
@@ -123,6 +123,8 @@ MOODY = (nn.RReLU, nn.MultiheadAttention)
 
 def find_moody(network: nn.Module) -> list[nn.Module]:
     """The parts of a network whose answer may depend on train or eval mode."""
+    if not isinstance(network, nn.Module):  # a function of the reader's
+        return []
 
     def calm(part: nn.Module) -> bool:
         file = type(part).__module__

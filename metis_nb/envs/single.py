@@ -199,30 +199,30 @@ def _again(
     gymnasiums = all(_is_gymnasiums(layer) for layer in [*_layers(env)][:-1])
     if spec is not None and gymnasiums and (whole := env.spec) is not None:
         return _taught_all(_make(whole, render_mode), env)
-    try:
-        inner = _again(env.env, render_mode, base)
-        if not _is_gymnasiums(env):
-            return _copied_around(env, inner)
-        if type(env).__name__ in FILM_WRAPPERS:
-            return inner
-        arguments: dict[str, Any] = getattr(env, "_saved_kwargs", {})
-        return _taught(type(env)(inner, **arguments), env)
-    except Exception:
-        # The function behind the id may have put the wrapper there: then it does so again.
-        if spec is not None:
-            made = _make(spec, render_mode)
-            if [*map(type, _layers(made))] == [*map(type, _layers(env))]:
-                return _taught_all(made, env)
-        raise
+    if spec is not None:
+        # What is behind the id may have put the wrapper there: then it does so again.
+        made = _make(spec, render_mode)
+        if [*map(type, _layers(made))] == [*map(type, _layers(env))]:
+            return _taught_all(made, env)
+        made.close()
+    inner = _again(env.env, render_mode, base)
+    if not _is_gymnasiums(env):
+        return _copied_around(env, inner)
+    if type(env).__name__ in FILM_WRAPPERS:
+        return inner
+    arguments: dict[str, Any] = getattr(env, "_saved_kwargs", {})
+    return _taught(type(env)(inner, **arguments), env)
 
 
 def _one_of(vector: gym.vector.VectorEnv, render_mode: str | None) -> gym.Env:
     """One environment of a vector without wrappers."""
     makers = getattr(vector, "env_fns", None)
+    if not isinstance(makers, list | tuple):  # older versions of Gymnasium keep what is used up
+        makers = None
     living = getattr(vector, "envs", None)
     if living:
         try:
-            return _again(living[0], render_mode, makers and makers[0])
+            return _again(living[0], render_mode, makers[0] if makers else None)
         except Exception:
             if not makers:
                 raise
