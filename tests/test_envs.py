@@ -928,6 +928,8 @@ def test_images_travel_in_one_piece():
 class Soft(gym.ActionWrapper):
     """CartPole with a push of any strength: a wrapper that is itself what an id stands for."""
 
+    metadata = gym.make("CartPole-v1").metadata  # older versions of Gymnasium look here
+
     def __init__(self, **settings):
         super().__init__(gym.make("CartPole-v1", **settings))
         self.action_space = Box(-1.0, 1.0, (1,), np.float32)
