@@ -123,24 +123,24 @@ def seed_by_seed(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def until(own: Rows) -> list[str]:
+    """How many came to the bar, and after how many CPU seconds and environment steps."""
+    seconds = [row["cpu_seconds"] if row["reached"] else math.inf for row in own]
+    return [
+        f"{sum(row['reached'] for row in own)} of {len(own)}",
+        f"{median(seconds):.1f}",
+        f"{min(seconds):.1f} to {max(seconds):.1f}",
+        f"{median(row['steps'] if row['reached'] else None for row in own):,.0f}",
+    ]
+
+
 def speed(rows: Rows) -> str:
     """How long until CartPole is solved?"""
     cells = []
     for name in dict.fromkeys(row["contender"] for row in rows):
         own = chosen(rows, contender=name)
-        seconds = [row["cpu_seconds"] if row["reached"] else math.inf for row in own]
         greedy = [row["greedy_return"] for row in own]
-        cells.append(
-            [
-                name,
-                f"{sum(row['reached'] for row in own)} of {len(own)}",
-                f"{median(seconds):.1f}",
-                f"{min(seconds):.1f} to {max(seconds):.1f}",
-                f"{median(row['steps'] if row['reached'] else None for row in own):,.0f}",
-                f"{statistics.median(greedy):.1f}",
-                f"{min(greedy):.1f}",
-            ]
-        )
+        cells.append([name, *until(own), f"{statistics.median(greedy):.1f}", f"{min(greedy):.1f}"])
     header = "contender (environments) | reached 475 | CPU seconds, median | range | steps, median "
     header += "| greedy return at the stop, median | worst"
     return markdown(header, "lrrrrrr", cells)
@@ -151,17 +151,7 @@ def to_bar(rows: Rows) -> str:
     cells = []
     for name in dict.fromkeys(row["algorithm"] for row in rows):
         own = chosen(rows, algorithm=name)
-        seconds = [row["cpu_seconds"] if row["reached"] else math.inf for row in own]
-        cells.append(
-            [
-                name,
-                f"{sum(row['reached'] for row in own)} of {len(own)}",
-                f"{median(seconds):.1f}",
-                f"{min(seconds):.1f} to {max(seconds):.1f}",
-                f"{median(row['steps'] if row['reached'] else None for row in own):,.0f}",
-                f"{min(row['greedy_return'] for row in own):.1f}",
-            ]
-        )
+        cells.append([name, *until(own), f"{min(row['greedy_return'] for row in own):.1f}"])
     header = "| reached -200 | CPU seconds, median | range | steps, median | greedy return, worst"
     return markdown(header, "lrrrrr", cells)
 
