@@ -478,6 +478,31 @@ def test_threads_that_share_a_network_leave_its_mode(cartpole):
     assert all(module.training for module in actor.modules())
 
 
+def test_threads_that_draw_at_once_all_do_without_a_screen(monkeypatch):
+    for name in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    first, second, seen = threading.Event(), threading.Event(), []
+
+    def early():
+        with player_module._without_screen():
+            first.set()
+            second.wait(10)
+
+    def late():
+        first.wait(10)
+        with player_module._without_screen():
+            second.set()
+            early_thread.join()
+            seen.append(os.environ.get("SDL_VIDEODRIVER"))
+
+    early_thread, late_thread = threading.Thread(target=early), threading.Thread(target=late)
+    early_thread.start()
+    late_thread.start()
+    late_thread.join()
+    assert seen == ["dummy"]
+    assert "SDL_VIDEODRIVER" not in os.environ
+
+
 def test_many_agents_have_a_small_strip_and_a_film_of_one_after_another(tmp_path):
     many = play("Dots-v0", [lambda obs: 1] * 9, max_steps=4)
     strip = Image.open(many.save(tmp_path / "many.PNG"))
