@@ -478,28 +478,23 @@ def test_threads_that_share_a_network_leave_its_mode(cartpole):
     assert all(module.training for module in actor.modules())
 
 
-def test_threads_that_draw_at_once_all_do_without_a_screen(monkeypatch):
+def test_threads_draw_one_after_another_and_none_sees_a_screen(monkeypatch):
     for name in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER"):
         monkeypatch.delenv(name, raising=False)
-    first, second, seen = threading.Event(), threading.Event(), []
+    inside, seen = [], []
 
-    def early():
+    def draw():
         with player_module._without_screen():
-            first.set()
-            second.wait(10)
+            inside.append(1)
+            seen.append((len(inside), os.environ.get("SDL_VIDEODRIVER")))
+            inside.pop()
 
-    def late():
-        first.wait(10)
-        with player_module._without_screen():
-            second.set()
-            early_thread.join()
-            seen.append(os.environ.get("SDL_VIDEODRIVER"))
-
-    early_thread, late_thread = threading.Thread(target=early), threading.Thread(target=late)
-    early_thread.start()
-    late_thread.start()
-    late_thread.join()
-    assert seen == ["dummy"]
+    workers = [threading.Thread(target=draw) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert seen == [(1, "dummy")] * 8
     assert "SDL_VIDEODRIVER" not in os.environ
 
 

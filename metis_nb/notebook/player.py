@@ -227,30 +227,22 @@ def _episode(
             return episode
 
 
-_lock = threading.Lock()
-_drawing: list[int] = []  # the threads that draw at the moment, each as often as it does
-_set: list[str] = []  # what was set for them
+# SDL, on which pygame draws, is one for the whole process: episodes play one after another.
+_one_at_a_time = threading.RLock()
 
 
 @contextlib.contextmanager
 def _without_screen() -> Iterator[None]:
     """Let pygame do without screen and sound card, which a notebook server has not; afterwards the
-    reader's own windows (`render_mode="human"`) open as ever. Of several threads that play at once
-    the last one puts things back: pygame would look for a screen under the others."""
-    with _lock:
-        if not _drawing:
-            names = ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER")
-            _set[:] = [name for name in names if name not in os.environ]
-            os.environ.update(dict.fromkeys(_set, "dummy"))
-        _drawing.append(threading.get_ident())
-    try:
-        yield
-    finally:
-        with _lock:
-            _drawing.remove(threading.get_ident())
-            if not _drawing:
-                for name in _set:
-                    os.environ.pop(name, None)
+    reader's own windows (`render_mode="human"`) open as ever."""
+    with _one_at_a_time:
+        names = [name for name in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER") if name not in os.environ]
+        os.environ.update(dict.fromkeys(names, "dummy"))
+        try:
+            yield
+        finally:
+            for name in names:
+                os.environ.pop(name, None)
 
 
 class _Recording:
