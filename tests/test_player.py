@@ -12,6 +12,7 @@ import random
 import re
 import sys
 import threading
+import time
 
 import gymnasium as gym
 import numpy as np
@@ -486,6 +487,7 @@ def test_threads_draw_one_after_another_and_none_sees_a_screen(monkeypatch):
     def draw():
         with player_module._without_screen():
             inside.append(1)
+            time.sleep(0.01)  # long enough to meet the others, if they may come in
             seen.append((len(inside), os.environ.get("SDL_VIDEODRIVER")))
             inside.pop()
 
