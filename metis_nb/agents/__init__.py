@@ -18,6 +18,7 @@ the errors for one that does not fit.
 from metis_nb.agents.calls import (
     action_value,
     ask,
+    begin_statistics,
     device_of,
     find_moody,
     frozen_copy,
@@ -33,7 +34,7 @@ from metis_nb.agents.calls import (
 )
 from metis_nb.agents.checks import Critics, check_fits, check_kind, check_policy, two_critics
 from metis_nb.agents.distributions import Categorical, Gaussian, SquashedGaussian, log_slope_of_tanh
-from metis_nb.agents.layers import RunningStatistics, linear, mlp
+from metis_nb.agents.layers import RunningStatistics, linear, mlp, spread_of
 from metis_nb.agents.makers import actor, config_of, critic, load, make, q_critic, q_network
 from metis_nb.agents.networks import (
     VALUE_UNIT,
@@ -67,6 +68,7 @@ __all__ = [
     "action_value",
     "actor",
     "ask",
+    "begin_statistics",
     "check_fits",
     "check_kind",
     "check_policy",
@@ -86,6 +88,7 @@ __all__ = [
     "q_network",
     "q_values",
     "return_scale",
+    "spread_of",
     "tensors_of",
     "two_critics",
     "unwrap",

@@ -166,6 +166,18 @@ def update_statistics(
             statistics.update(batch)
 
 
+def begin_statistics(network: nn.Module, obs: Tensor) -> None:
+    """A network that has met nothing so far takes on the scale of the first obs (B, *obs_shape),
+    before it learns from them; their `update_statistics` comes after. Others are left alone.
+
+    What comes from `agents.actor` says the same to every observation until it has learned
+    something, so this does not change what it says.
+    """
+    statistics = getattr(unwrap(network), "obs_statistics", None)
+    if statistics is not None:
+        statistics.begin(obs)
+
+
 def return_scale(critic: nn.Module) -> Tensor | float:
     """The standard deviation of the returns that a critic met; 1 where it keeps no count."""
     statistics = getattr(unwrap(critic), "return_statistics", None)

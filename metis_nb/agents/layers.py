@@ -41,14 +41,24 @@ class RunningStatistics(nn.Module):
         self.mean.add_(weight * shift)
         self.count.copy_(total)
 
+    @torch.no_grad()
+    def begin(self, batch: Tensor) -> None:
+        """Before the first `update`: take on mean and standard deviation of a batch (B, *shape),
+        without counting it. After it: change nothing."""
+        if not self.count:
+            variance, mean = torch.var_mean(batch, dim=0, correction=0)
+            self.variance.copy_(variance)
+            self.mean.copy_(mean)
+
     @property
     def std(self) -> Tensor:
-        """Standard deviation, at least 1e-4. (*shape)"""
+        """Standard deviation, above 0; see `spread_of`. (*shape)"""
         return self._derived()[0]
 
     @property
     def usual_size(self) -> Tensor:
-        """The root of the mean square, at least 1e-4: how large values are, whatever their sign."""
+        """The root of the mean square: how large values are, whatever their sign. 1 where all of
+        them were 0."""
         return self._derived()[1]
 
     def _derived(self) -> tuple[Tensor, Tensor]:
@@ -65,8 +75,9 @@ class RunningStatistics(nn.Module):
             if known_mean is mean and known_variance is variance:
                 if versions == [mean._version, variance._version]:
                     return buffers["_std"], buffers["_size"]  # type: ignore[return-value]
-        std = variance.sqrt().clamp(min=1e-4)
-        size = (mean.square() + variance).sqrt().clamp(min=1e-4)
+        std = spread_of(mean, variance)
+        size = (mean.square() + variance).sqrt()
+        size = torch.where(size > 0, size, 1.0)
         if not untold and not torch.is_inference_mode_enabled():
             buffers["_std"], buffers["_size"] = std, size
             self._known = (mean, variance, mean._version, variance._version)
@@ -79,6 +90,16 @@ class RunningStatistics(nn.Module):
     def denormalize(self, batch: Tensor) -> Tensor:
         """From mean 0 and standard deviation 1 back to the original units."""
         return batch * self.std + self.mean
+
+
+def spread_of(mean: Tensor, variance: Tensor) -> Tensor:
+    """The standard deviation, to divide by: at least 1e-5 of the mean, since float32 tells numbers
+    apart that differ by 1e-7 of their size and all below is rounding; 1 where both are 0.
+
+    What is divided by it keeps its meaning whatever the unit is: no number here has one.
+    """
+    std = torch.maximum(variance.sqrt(), 1e-5 * mean.abs())
+    return torch.where(std > 0, std, 1.0)
 
 
 def mlp(

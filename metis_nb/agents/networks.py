@@ -23,12 +23,17 @@ from metis_nb.envs.spaces import (
 # What the layers of a Q-network predict as 1: so many rewards of the usual size; values are sums of
 # many. With 3 in place of 10, two of three trainings on CartPole forgot what they had learned.
 VALUE_UNIT = 10.0
+# All last layers begin with weights of 0, so an untrained network says the same to every
+# observation: a policy is uniform, or in the middle; a value is 0. Otherwise the first actions and
+# the first targets would depend on the units in which observations and rewards are given.
+HEAD_GAIN = 0.0
 
 
 class Network(nn.Module):
     """What all networks here begin with: observations standardised, then a body of layers.
 
-    `features`: obs (B, *obs_shape) float32 -> (B, F). A head of the subclass's own goes on top.
+    `features`: obs (B, *obs_shape) float32 -> (B, F). A head of the subclass's own goes on top. It
+    begins with `HEAD_GAIN`.
     """
 
     made_by = ""  # the function of this module that makes one
@@ -101,8 +106,7 @@ class CategoricalActor(Actor):
 
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
-        # A small last layer makes the first policy nearly uniform (Andrychowicz et al. 2021).
-        self.head = linear(self.feature_size, self.action_units.size, gain=0.01)
+        self.head = linear(self.feature_size, self.action_units.size, HEAD_GAIN)
 
     def forward(self, obs: Tensor) -> Tensor:
         return self.head(self.features(obs))
@@ -123,7 +127,7 @@ class GaussianActor(Actor):
 
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
-        self.head = linear(self.feature_size, self.action_units.size, gain=0.01)
+        self.head = linear(self.feature_size, self.action_units.size, HEAD_GAIN)
         self.log_std = nn.Parameter(torch.full((self.action_units.size,), -0.5))
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,8 +155,8 @@ class SquashedGaussianActor(Actor):
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
         self.config = self.config and self.config | {self.option: True}
-        # A small last layer: the first policy has a mean of 0 and a standard deviation of 1.
-        self.head = linear(self.feature_size, 2 * self.action_units.size, gain=0.01)
+        # Of the first policy, the mean is 0 and the standard deviation 1.
+        self.head = linear(self.feature_size, 2 * self.action_units.size, HEAD_GAIN)
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = self.head(self.features(obs)).chunk(2, -1)
@@ -177,8 +181,8 @@ class DeterministicActor(Network):
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
         self.config = self.config and self.config | {self.option: True}
-        # A small last layer: the first actions lie in the middle, where tanh has a slope.
-        self.head = linear(self.feature_size, self.action_units.size, gain=0.01)
+        # The first actions lie in the middle, where tanh has a slope.
+        self.head = linear(self.feature_size, self.action_units.size, HEAD_GAIN)
 
     def forward(self, obs: Tensor) -> Tensor:
         return self.head(self.features(obs)).tanh()
@@ -205,7 +209,7 @@ class Critic(Network):
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
         self.return_statistics = RunningStatistics(())
-        self.head = linear(self.feature_size, 1, gain=1.0)
+        self.head = linear(self.feature_size, 1, HEAD_GAIN)
 
     def forward(self, obs: Tensor) -> Tensor:
         return self.return_statistics.denormalize(self.head(self.features(obs)).squeeze(-1))
@@ -236,7 +240,7 @@ class QCritic(ActionValues):
     def __init__(self, env: Environment, *arguments: Any):
         check_bounded("agents.q_critic(env)", env)
         super().__init__(env, *arguments)
-        self.head = linear(self.feature_size, 1, gain=0.01)
+        self.head = linear(self.feature_size, 1, HEAD_GAIN)
 
     @property
     def input_shape(self) -> Sequence[int]:
@@ -260,9 +264,8 @@ class QNetwork(ActionValues):
         check_discrete("q_network", env)
         if self.config is not None:
             self.config["dueling"] = bool(dueling)
-        # Small last layers, so that no action starts preferred.
-        self.head = linear(self.feature_size, self.action_units.size, gain=0.01)
-        self.value_head = linear(self.feature_size, 1, gain=0.01) if dueling else None
+        self.head = linear(self.feature_size, self.action_units.size, HEAD_GAIN)
+        self.value_head = linear(self.feature_size, 1, HEAD_GAIN) if dueling else None
 
     def forward(self, obs: Tensor) -> Tensor:
         features = self.features(obs)

@@ -15,12 +15,14 @@ from torch import Tensor
 CHECKS: dict[str, Callable[[Any], bool]] = {
     "a whole number above 0": lambda value: isinstance(value, Integral) and int(value) > 0,
     "a number above 0": lambda value: 0 < value < math.inf,
+    "None or a number above 0": lambda value: 0 < value < math.inf,
     "a number of 0 or more": lambda value: 0 <= value < math.inf,
     "a number from 0 to 1": lambda value: 0 <= value <= 1,
 }
 # The type of a hyperparameter says what is accepted: `gamma: Fraction = 0.99`.
 Count = Annotated[int, "a whole number above 0"]
 Positive = Annotated[float, "a number above 0"]
+PositiveOrNone = Annotated[float | None, "None or a number above 0"]
 NonNegative = Annotated[float, "a number of 0 or more"]
 Fraction = Annotated[float, "a number from 0 to 1"]
 # What a subclass of a trainer could override in version 0.1, and what it is called now.
@@ -92,6 +94,8 @@ def check_numbers(owner: object, **accepted: str) -> None:
     """
     for name, kind in accepted.items():
         value = getattr(owner, name)
+        if value is None and kind.startswith("None"):
+            continue
         # Asking for `Real` is slow; what is checked at every update is nearly always one of these.
         number = type(value) in (int, float) or (
             isinstance(value, Real) and not isinstance(value, bool)

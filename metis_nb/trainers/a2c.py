@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from metis_nb import agents, learning
-from metis_nb.agents import policy, return_scale, update_statistics, value
+from metis_nb.agents import begin_statistics, policy, return_scale, update_statistics, value
 from metis_nb.envs.spaces import Environment
 from metis_nb.learning import Count, Fraction, NonNegative, Positive
 
@@ -216,9 +216,11 @@ class A2C:
         learning.check_finite(self.run.steps, value_target=value_target.abs().max())
         explained_variance = 1 - advantage.var() / value_target.var()
         update_statistics(critic, returns=value_target)
-        spread = advantage.std(correction=0) + ADVANTAGE_FLOOR * return_scale(critic) + 1e-8
+        spread = advantage.std(correction=0) + ADVANTAGE_FLOOR * return_scale(critic)
         advantage = (advantage - advantage.mean()) / spread
 
+        begin_statistics(actor, obs)
+        begin_statistics(critic, obs)
         pi = policy(actor, obs)
         log_prob, entropy = pi.log_prob(action), pi.entropy().mean()
         actor_loss = self.actor_loss(log_prob, advantage)

@@ -22,7 +22,7 @@ from torch.distributions import Distribution
 from torch.nn.utils import clip_grad_norm_
 
 from metis_nb import agents, learning
-from metis_nb.agents import policy, return_scale, update_statistics, value
+from metis_nb.agents import begin_statistics, policy, return_scale, update_statistics, value
 from metis_nb.envs.spaces import Environment
 from metis_nb.learning import Count, Fraction, NonNegative, Positive
 
@@ -231,9 +231,11 @@ class PPO:
         learning.check_finite(self.run.steps, value_target=value_target.abs().max())
         explained_variance = 1 - advantage.var() / value_target.var()
         update_statistics(critic, returns=value_target)
-        spread = advantage.std(correction=0) + ADVANTAGE_FLOOR * return_scale(critic) + 1e-8
+        spread = advantage.std(correction=0) + ADVANTAGE_FLOOR * return_scale(critic)
         advantage = (advantage - advantage.mean()) / spread
 
+        begin_statistics(actor, batch.obs)
+        begin_statistics(critic, batch.obs)
         metrics = []
         for epoch in range(self.epochs):
             order = torch.randperm(size, generator=self.run.generator, device=advantage.device)
@@ -255,7 +257,7 @@ class PPO:
 
                 if epoch == self.epochs - 1:
                     metrics.append(self.metrics(pi, ratio, actor_loss, critic_loss))
-        # Only now: within an update, old and new policy see the same normalised observations.
+        # Only now: old and new policy see the same normalised observations.
         update_statistics(actor, batch.obs)
         update_statistics(critic, batch.obs)
         return learning.mean(metrics) | {"explained_variance": explained_variance}

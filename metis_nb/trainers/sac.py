@@ -29,6 +29,9 @@ from metis_nb.agents import Critics, action_value, policy, q_values, value_scale
 from metis_nb.envs.spaces import ActionUnits, Environment, check_bounded, single_spaces
 from metis_nb.learning import Batch, Count, Fraction, NonNegative, Positive, ReplayBuffer
 
+# The temperature at first, as a share of the size of rewards.
+INITIAL_ALPHA = 0.3
+
 
 @dataclass(eq=False)
 class SAC:
@@ -61,7 +64,8 @@ class SAC:
             actions: 0 is the paper's. More: pushes longer in one direction, which a heavy body
             needs.
         initial_alpha: the temperature at first: what one nat of entropy is worth, in units of
-            reward.
+            reward. None: `INITIAL_ALPHA` of the size of rewards, the root of the mean square of
+            those before the first update.
         learn_alpha: whether the temperature is adjusted until the policy has the target entropy.
         target_entropy: in nats. None: for A dimensions of `Box` actions -A,
             in units where [-1, 1] spans the bounds (so the highest there is would be 0.69 A); for n
@@ -108,7 +112,7 @@ class SAC:
     gamma: Fraction = 0.99
     tau: Fraction = 0.02
     noise_correlation: Fraction = 0.9
-    initial_alpha: Positive = 1.0
+    initial_alpha: learning.PositiveOrNone = None
     learn_alpha: bool = True
     target_entropy: float | None = None
     max_grad_norm: Positive = 10.0
@@ -164,8 +168,8 @@ class SAC:
             while run.unfinished:
                 before = run.steps
                 self.collect(actor, critics)
-                if before == 0:  # else they would not know the scale of anything yet
-                    self.update_targets(critics, 1.0)
+                if before == 0 or len(self.memory) < self.learning_starts:
+                    self.take_scale(critics)
                 updates = range(self.updates_due(before))
                 rows = [self.update(actor, critics, self.sample()) for _ in updates]
                 run.log(**learning.mean(rows))
@@ -186,6 +190,13 @@ class SAC:
         if self.discrete:
             return pi.sample(generator=generator)
         return pi.sample(noise=state["noise"].sample(pi.mode, self.noise_correlation, generator))
+
+    def take_scale(self, critics: Critics) -> None:
+        """Before the first update, the targets and the temperature learn how large rewards are."""
+        self.update_targets(critics, 1.0)
+        size = self.memory["reward"].square().mean().sqrt()
+        if self.initial_alpha is None and size > 0:
+            self.run.state["log_alpha"][0].data.copy_((INITIAL_ALPHA * size).log())
 
     def updates_due(self, before: int) -> int:
         """Gradient steps for the environment steps since `before`."""
@@ -256,21 +267,19 @@ class SAC:
         learning.gradient_step(self.run, "critics_adam", critic_loss, self.max_grad_norm)
 
         actor_loss, entropy = self.actor_loss(actor, critics, batch.obs)
-        learning.gradient_step(
-            self.run, "actor_adam", actor_loss.mean() / scale, self.max_grad_norm
-        )
+        loss = actor_loss.mean() / scale
+        learning.gradient_step(self.run, "actor_adam", loss, self.max_grad_norm)
 
         if self.learn_alpha:
             alpha_loss = self.alpha_loss(state["log_alpha"][0], entropy).mean()
             learning.gradient_step(self.run, "alpha_adam", alpha_loss, self.max_grad_norm)
 
         self.update_targets(critics, self.tau)
-        first, second = first.detach(), second.detach()
-        error = td_target - first
+        error = td_target - first.detach()
         self.memory.update_priorities(batch.index, error / scale)
         return {
-            "q_value": first.mean(),
-            "disagreement": (first - second).abs().mean(),
+            "q_value": first.detach().mean(),
+            "disagreement": (first - second).detach().abs().mean(),
             "td_error": error.abs().mean(),
             "critic_loss": critic_loss.detach(),
             "entropy": entropy.mean(),
@@ -294,12 +303,12 @@ class SAC:
 
         def state() -> learning.State:
             memory = learning.memory_for(self, actor, *critics)  # targets are to know it too
-            initial = torch.tensor(math.log(self.initial_alpha), device=agents.device_of(actor))
-            log_alpha = nn.ParameterList([initial])
+            log_alpha = nn.ParameterList([torch.tensor(self.initial_alpha or 1.0).log()])
             return {
                 "actor_adam": learning.adam(actor),
                 "critics_adam": learning.adam(*critics),
-                "log_alpha": log_alpha,  # before its optimizer, which moves to where it is
+                # Before its optimizer, which moves to where it is.
+                "log_alpha": log_alpha.to(agents.device_of(actor)),
                 "alpha_adam": learning.adam(log_alpha),
                 "target_critics": nn.ModuleList(map(agents.frozen_copy, critics)),
                 "memory": memory,

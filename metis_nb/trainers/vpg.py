@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from metis_nb import agents, learning
-from metis_nb.agents import policy, update_statistics
+from metis_nb.agents import begin_statistics, policy, update_statistics
 from metis_nb.envs.spaces import Environment, name_of, wrapping
 from metis_nb.learning import Count, Fraction, NonNegative, Positive
 
@@ -262,12 +262,13 @@ class VPG:
         adam = self.prepare(actor)["adam"]
         weight, time = weight[rollout.valid], rollout.time[rollout.valid]  # (B,)
         obs, action = rollout.obs[rollout.valid], rollout.action[rollout.valid]  # (B, ...)
-        floor = WEIGHT_FLOOR * weight.std(correction=0) + 1e-8
+        floor = WEIGHT_FLOOR * agents.spread_of(weight.mean(), weight.var(correction=0))
         if self.baseline:
             weight = weight - self.mean_at(time, weight)
         if self.normalize:
             weight = weight / (weight.std(correction=0) + floor)
 
+        begin_statistics(actor, obs)
         pi = policy(actor, obs)
         log_prob, entropy = pi.log_prob(action), pi.entropy().mean()
         actor_loss = self.actor_loss(log_prob, weight)
