@@ -95,13 +95,19 @@ def check_bounded(what: str, env: Environment) -> None:
             f"{what} needs a Box action space; {name_of(env)} has {action_space}. Use a trainer "
             f"for Discrete actions, such as DQN, SAC or PPO."
         )
-    with np.errstate(over="ignore"):
-        span = action_space.high.astype(np.float32) - action_space.low.astype(np.float32)
-    if not np.isfinite(span).all():
+    if not spanned(action_space).all():
         raise ValueError(
             f"{what} needs actions with bounds; {name_of(env)} has {action_space}. Use PPO, which "
             f"does without, or give it bounds of your own: {bounding(env, action_space)}"
         )
+
+
+def spanned(space: Box) -> np.ndarray:
+    """Which elements of a Box have two bounds, and not merely by the largest float there is."""
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    most = np.finfo(np.float32).max
+    with np.errstate(over="ignore"):
+        return (high - low < most) & (abs(low) <= most) & (abs(high) <= most)
 
 
 def wrapping(env: Environment, wrapper: str) -> str:
@@ -187,11 +193,12 @@ class ActionUnits(nn.Module):
             self.size, self.start = int(space.n), int(space.start)
             return
         self.size, self.start = len(space.low), 0
-        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+        with np.errstate(over="ignore"):
+            low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+        bounded = spanned(space)
         with np.errstate(invalid="ignore", over="ignore"):
-            bounded = np.isfinite(high - low)  # and not merely by the largest float there is
             scale = np.where(bounded, (high - low) / 2, 1.0)
-            offset = np.where(bounded, (high + low) / 2, 0.0)
+            offset = np.where(bounded, high / 2 + low / 2, 0.0)  # their sum may be too large
         # Not persistent: they belong to the environment, and a saved file need not repeat them.
         for name, value in dict(low=low, high=high, scale=scale, offset=offset).items():
             self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32), False)
@@ -213,6 +220,18 @@ class ActionUnits(nn.Module):
         into which an environment may write."""
         values = action.cpu().numpy()
         return values.astype(self.dtype) if self.fits else fitted(values, self.space)
+
+    def to_tensor(self, action: Tensor) -> Tensor:
+        """Environment actions as a vector of tensors takes them: the space's own type, where they
+        are."""
+        kind = torch.from_numpy(np.empty(0, self.dtype)).dtype
+        if action.dtype == kind or self.discrete:
+            return action.to(kind)
+        # As in `fitted`: rounded to float32, a bound may lie a hair outside.
+        bounds = self.space.low, self.space.high
+        low, high = (torch.as_tensor(bound, device=action.device) for bound in bounds)
+        action = torch.where(action >= self.high, high, action.to(kind))
+        return torch.where(action <= self.low, low, action)
 
     def from_env(self, action: Tensor) -> Tensor:
         """The inverse of `to_env`, for actions within the bounds."""
