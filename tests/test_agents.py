@@ -14,7 +14,7 @@ from torch import nn
 
 from metis_nb import DDQN, DQN, PPO, agents, checkpoint, envs, evaluate, play
 from metis_nb.agents import RunningStatistics
-from metis_nb.envs.spaces import ActionUnits, SpacesOnly, describe, spanned
+from metis_nb.envs.spaces import ActionUnits, SpacesOnly, describe, spanned, told_apart
 
 
 class Spaces(gym.Env):
@@ -253,6 +253,36 @@ def test_the_largest_float_is_no_bound_for_anyone():
         agents.actor(env, deterministic=True)
     with pytest.raises(ValueError, match="which has no bounds"):
         envs.DiscretizeAction(env, bins=2)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype", "apart"),
+    [  # float32 has a step of 64 at 1e9, and of 2 from 2**24 on
+        (1e9, 1e9 + 1, np.float64, False),
+        (1e9, 1e9 + 1000, np.float64, False),
+        (1e9, 1e9 + 1100, np.float64, True),
+        (-1e9, 1e9, np.float64, True),
+        (1e9, 1e9, np.float64, True),  # one value alone
+        (-1e-300, 1e-300, np.float64, True),  # as good as one
+        (0.1, np.inf, np.float64, True),
+        (2**24, 2**24 + 3, np.int32, False),
+        (2**23, 2**23 + 3, np.int32, True),
+        (2**60, 2**60 + 1, np.int64, False),
+        (0, 255, np.uint8, True),
+        (1000, 1001, np.float16, True),
+        (0, 1, np.bool_, True),
+        (16777216, 16777218, np.float32, True),  # its own type has no more
+    ],
+)
+def test_bounds_that_float32_tells_apart(low, high, dtype, apart):
+    assert told_apart(Box(low, high, (1,), dtype)).tolist() == [apart]
+
+
+@pytest.mark.parametrize("shape", [(0,), (2, 0)])
+def test_a_space_without_a_number_is_named(shape):
+    for env in (Spaces(Box(-1, 1, shape), Discrete(2)), Spaces(OBS, Box(-1, 1, (0,)))):
+        with pytest.raises(ValueError, match=r"without a single number; expected at least one"):
+            agents.actor(env)
 
 
 BYTES = Box(-128, 127, (1,), np.int8)

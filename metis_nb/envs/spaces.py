@@ -17,6 +17,7 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 
 Environment = gym.Env | gym.vector.VectorEnv
+FEWEST_STEPS = 16  # that float32 has between the bounds of an action, where its type has more
 
 
 def single_spaces(env: Environment) -> tuple[Box, Box | Discrete]:
@@ -25,6 +26,7 @@ def single_spaces(env: Environment) -> tuple[Box, Box | Discrete]:
     Raises:
         TypeError: `env` is neither a `gym.Env` nor a `gym.vector.VectorEnv`, or one of its spaces
             is of a kind that the networks do not take.
+        ValueError: a space without a single number, or with bounds that float32 cannot tell apart.
     """
     if isinstance(env, gym.vector.VectorEnv):
         obs_space, action_space = env.single_observation_space, env.single_action_space
@@ -65,7 +67,37 @@ def single_spaces(env: Environment) -> tuple[Box, Box | Discrete]:
             f"env: {name_of(env)} has Box actions of shape {action_space.shape}; expected one "
             f"axis, (number of action dimensions,). Wrap it: {wrap}"
         )
+    for what, space in (("observation", obs_space), ("action", action_space)):
+        if 0 in (space.shape or ()):
+            raise ValueError(
+                f"env: {name_of(env)} has the {what} space {space}, without a single number; "
+                f"expected at least one. It may be a constant: gymnasium.spaces.Box(0, 1, (1,))."
+            )
+    if isinstance(action_space, Box) and not told_apart(action_space).all():
+        moved = wrapping(
+            env,
+            "gymnasium.wrappers.TransformAction(env, lambda a: a + env.action_space.low, "
+            "gymnasium.spaces.Box(0, env.action_space.high - env.action_space.low, "
+            "dtype=env.action_space.dtype.type))",
+        )
+        raise ValueError(
+            f"env: {name_of(env)} has the action space {action_space}, with bounds so large and so "
+            f"close together that float32, which networks speak, has next to nothing between them. "
+            f"Let it begin at 0: {moved}"
+        )
     return obs_space, action_space
+
+
+def told_apart(space: Box) -> np.ndarray:
+    """Where float32 has a number for each whole one, or some between the bounds of others."""
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        step = np.spacing(np.maximum(abs(low), abs(high)).astype(np.float32)).astype(np.float64)
+        enough = high - low >= FEWEST_STEPS * step
+    own = space.dtype.itemsize < 4 or space.dtype == np.float32  # there are no more to be had
+    whole = (space.dtype.kind in "iu") & (step <= 1)
+    nothing = (space.dtype.kind == "f") & (high - low < np.finfo(np.float32).tiny)
+    return enough | whole | own | nothing | (space.high == space.low) | ~spanned(space)
 
 
 def check_discrete(trainer: str, env: Environment) -> None:
