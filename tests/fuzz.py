@@ -215,8 +215,10 @@ class Fuzzed(gym.Env):
             pairs = [(int(a), int(b)) for a, b in zip(low, high)]
             values = [a + int(self.np_random.integers(min(b - a, 255) + 1)) for a, b in pairs]
             return np.array(values, space.dtype).reshape(space.shape)
+        most = float(np.finfo(space.dtype).max)
         values = self.obs_scale * self.np_random.normal(size=space.shape)
-        values = np.clip(np.asarray(values, space.dtype), space.low, space.high)
+        values = np.asarray(np.clip(values, -most, most), space.dtype)
+        values = np.clip(values, space.low, space.high)
         if values.size and self._breaks(what):
             values = np.full_like(values, math.nan)
         return np.asarray(values, space.dtype)
