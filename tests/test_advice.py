@@ -38,6 +38,14 @@ class Table(Five):
     action_space = Box(-2, 3, (2, 2), np.float32)
 
 
+class Far(Five):
+    action_space = Box(1e9, 1e9 + 1, (2,), np.float64)
+
+
+class FarAndWhole(Five):
+    action_space = Box(2**40, 2**40 + 3, (2,), np.int64)
+
+
 class Several(Five):
     action_space = MultiDiscrete([2, 3])
 
@@ -55,6 +63,7 @@ class Endless(Five):
         return self.observation_space.sample(), 1.0, False, False, {}
 
 
+KINDS = (Five, Unbounded, Table, Far, FarAndWhole, Several, Numbered, Nested, Endless)
 WORLDS = {
     "alone": lambda kind: kind(),
     "with an id": lambda kind: gym.make(f"{kind.__name__}-v0"),
@@ -66,10 +75,10 @@ WORLDS = {
 @pytest.fixture(params=WORLDS)
 def world(request):
     """Makes an environment of a class: alone, registered, and in vectors."""
-    for kind in (Five, Unbounded, Table, Several, Numbered, Nested, Endless):
+    for kind in KINDS:
         gym.register(f"{kind.__name__}-v0", entry_point=kind)
     yield WORLDS[request.param]
-    for kind in (Five, Unbounded, Table, Several, Numbered, Nested, Endless):
+    for kind in KINDS:
         del gym.registry[f"{kind.__name__}-v0"]
 
 
@@ -112,6 +121,19 @@ def test_observations_are_made_flat(kind, world):
     with pytest.raises(TypeError, match="expected a Box") as raised:
         agents.actor(env)
     trained_and_judged(done(str(raised.value), env, kind))
+
+
+@pytest.mark.parametrize("kind", [Far, FarAndWhole])
+def test_actions_that_float32_cannot_tell_apart_begin_at_0(kind, world):
+    env = world(kind)
+    for use in (agents.actor, agents.q_critic, SAC, VPG):
+        with pytest.raises(ValueError, match="next to nothing between them") as raised:
+            use(env)
+    moved = done(str(raised.value), env, kind)
+    trained_and_judged(moved)
+    space = getattr(moved, "single_action_space", moved.action_space)
+    assert (space.low == 0).all()
+    assert (space.high == (1 if kind is Far else 3)).all()
 
 
 @pytest.mark.parametrize("kind", [Several, Table])

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from metis_nb import DDQN, DQN, PPO, agents, checkpoint, evaluate, play
+from metis_nb import DDQN, DQN, PPO, agents, checkpoint, envs, evaluate, play
 from metis_nb.agents import RunningStatistics
-from metis_nb.envs.spaces import ActionUnits, SpacesOnly, describe
+from metis_nb.envs.spaces import ActionUnits, SpacesOnly, describe, spanned, told_apart
 
 
 class Spaces(gym.Env):
@@ -89,6 +89,54 @@ def test_the_first_policy_is_nearly_uniform():
     env = Spaces(OBS, Discrete(4))
     probs = agents.policy(agents.actor(env), torch.randn(100, 3)).probs
     assert (probs - 0.25).abs().max() < 0.02
+
+
+NUMBER = Box(-5, 5, (), np.float32)  # observations that are one number, with no axis
+
+
+def test_an_observation_may_be_a_single_number():
+    """It counts as (1,), for a body of one's own too."""
+    env, alike = Spaces(NUMBER, WIDE), Spaces(Box(-5, 5, (1,), np.float32), WIDE)
+    obs, action = torch.tensor([0.5, -2.0, 3.0]), torch.zeros(3, 3)
+    for make in (agents.actor, agents.critic, agents.q_critic):
+        body = nn.Linear(4, 2) if make is agents.q_critic else nn.Linear(1, 2)
+        for setting in (dict(hidden_sizes=(5,)), dict(hidden_sizes=()), dict(body=body)):
+            flat, column = make(env, **setting), make(alike, **setting)
+            flat.obs_statistics.update(obs)
+            column.obs_statistics.update(obs[:, None])
+            column.body.load_state_dict(flat.body.state_dict())
+            column.head.load_state_dict(flat.head.state_dict())
+            more = (action,) if make is agents.q_critic else ()
+            first, second = flat(obs, *more), column(obs[:, None], *more)
+            for a, b in zip(*([x] if isinstance(x, torch.Tensor) else x for x in (first, second))):
+                assert torch.equal(a, b)
+    assert agents.actor(env).act(np.array([0.5, -2.0], np.float32)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("obs_shape", [(), (3,), (2, 2)])
+@pytest.mark.parametrize("network", ["actor", "gaussian", "deterministic", "q_network", "dueling"])
+def test_any_axes_before_those_of_an_observation_come_out_again(network, obs_shape):
+    env = Spaces(Box(-1, 1, obs_shape, np.float32), WIDE)
+    if network in ("actor", "q_network", "dueling"):
+        env.action_space = Discrete(4, start=7)
+    made = {
+        "actor": lambda: agents.actor(env),
+        "gaussian": lambda: agents.actor(env),
+        "deterministic": lambda: agents.actor(env, deterministic=True),
+        "q_network": lambda: agents.q_network(env),
+        "dueling": lambda: agents.q_network(env, dueling=True),
+    }[network]()
+    torch.nn.init.normal_(made.head.weight)
+    shape = () if isinstance(env.action_space, Discrete) else (3,)
+    obs = np.random.default_rng(0).normal(size=(4, 3, *obs_shape)).astype(np.float32)
+    together = made.act(obs)
+    assert together.shape == (4, 3, *shape)
+    for i, j in np.ndindex(4, 3):
+        alone = made.act(obs[i, j])
+        assert alone.shape == shape
+        assert np.allclose(alone, together[i, j], atol=1e-6)
+        assert np.allclose(made.act(torch.as_tensor(obs[i, j][None]))[0], alone, atol=1e-6)
+    assert made.act(obs[:0, 0]).shape == (0, *shape)
 
 
 # --- actions in the environment's units -------------------------------------------------------
@@ -185,6 +233,81 @@ def test_spaces_come_back_from_plain_data_with_their_types(dtype, tmp_path):
     about = describe(Spaces(OBS, Discrete(3)))
     del about["action"]["dtype"]  # as version 0.1 wrote it
     assert SpacesOnly(about).action_space == Discrete(3)
+
+
+def test_bounds_whose_sum_is_too_large_for_float32():
+    units = ActionUnits(Box(2e38, 3e38, (1,), np.float32))
+    ends = units.to_env(torch.tensor([[-1.0], [0.0], [1.0]]))[:, 0].tolist()
+    assert ends == pytest.approx([2e38, 2.5e38, 3e38], rel=1e-6)
+
+
+def test_the_largest_float_is_no_bound_for_anyone():
+    most = float(np.finfo(np.float32).max)
+    box = Box(np.array([0, -most, 0], np.float32), np.array([most, 0, 1], np.float32))
+    assert spanned(box).tolist() == [False, False, True]
+    assert spanned(Box(3.5e38, 3.6e38, (1,), np.float64)).tolist() == [False]  # no float32
+    # Passed through where there is none, and cut off at the one that there is.
+    action = ActionUnits(box).to_env(torch.tensor([[-2.0, -2.0, 0.0], [2.0, 2.0, 0.0]]))
+    assert action.tolist() == [[0.0, -2.0, 0.5], [2.0, 0.0, 0.5]]
+    env = Spaces(OBS, box)
+    with pytest.raises(ValueError, match="needs actions with bounds"):
+        agents.actor(env, deterministic=True)
+    with pytest.raises(ValueError, match="which has no bounds"):
+        envs.DiscretizeAction(env, bins=2)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype", "apart"),
+    [  # float32 has a step of 64 at 1e9, and of 2 from 2**24 on
+        (1e9, 1e9 + 1, np.float64, False),
+        (1e9, 1e9 + 1000, np.float64, False),
+        (1e9, 1e9 + 1100, np.float64, True),
+        (-1e9, 1e9, np.float64, True),
+        (1e9, 1e9, np.float64, True),  # one value alone
+        (-1e-300, 1e-300, np.float64, True),  # as good as one
+        (0.1, np.inf, np.float64, True),
+        (2**24, 2**24 + 3, np.int32, False),
+        (2**23, 2**23 + 3, np.int32, True),
+        (2**60, 2**60 + 1, np.int64, False),
+        (0, 255, np.uint8, True),
+        (1000, 1001, np.float16, True),
+        (0, 1, np.bool_, True),
+        (16777216, 16777218, np.float32, True),  # its own type has no more
+    ],
+)
+def test_bounds_that_float32_tells_apart(low, high, dtype, apart):
+    assert told_apart(Box(low, high, (1,), dtype)).tolist() == [apart]
+
+
+@pytest.mark.parametrize("shape", [(0,), (2, 0)])
+def test_a_space_without_a_number_is_named(shape):
+    for env in (Spaces(Box(-1, 1, shape), Discrete(2)), Spaces(OBS, Box(-1, 1, (0,)))):
+        with pytest.raises(ValueError, match=r"without a single number; expected at least one"):
+            agents.actor(env)
+
+
+BYTES = Box(-128, 127, (1,), np.int8)
+WHOLE = Box(np.iinfo(np.int64).min, np.iinfo(np.int64).max, (1,), np.int64)
+TENTH = Box(0.1, 0.7, (1,), np.float64)  # no numbers of float32
+
+
+@pytest.mark.parametrize(
+    ("space", "policy_action", "expected"),
+    [
+        (BYTES, [[-1.0], [0.2], [1.0]], [[-128], [25], [127]]),  # -0.5 + 0.2 * 127.5 = 25
+        (WHOLE, [[-1.0], [1.0]], [[-(2**63)], [2**63 - 1]]),
+        (TENTH, [[-9.0], [9.0]], [[0.1], [0.7]]),
+        (Box(0, 1, (2,), np.bool_), [[-1.0, 1.0]], [[False, True]]),
+        (Box(-2, 1, (1,), np.float16), [[-1.0], [0.0], [1.0]], [[-2.0], [-0.5], [1.0]]),
+        (Discrete(3, start=-1, dtype=np.int8), [0, 1, 2], [-1, 0, 1]),
+    ],
+)
+def test_tensors_of_actions_are_of_the_spaces_own_type(space, policy_action, expected):
+    units = ActionUnits(space)
+    given = units.to_tensor(units.to_env(torch.tensor(policy_action)))
+    assert given.numpy().dtype == space.dtype
+    assert given.tolist() == expected
+    assert all(space.contains(row) for row in given.numpy())
 
 
 def test_discrete_actions_that_do_not_start_at_zero():

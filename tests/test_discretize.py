@@ -3,6 +3,7 @@
 import copy
 import functools
 import pickle
+import warnings
 
 import gymnasium as gym
 import numpy as np
@@ -105,6 +106,28 @@ def test_whole_numbers_stay_whole():
     env = envs.DiscretizeAction(Notches(), bins=4)
     assert env.action_table.tolist() == [[0], [3], [7], [10]]
     assert env.action_table.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [
+        (np.int64, [-(2**63), 0, 2**63 - 1]),
+        (np.uint64, [0, 2**63, 2**64 - 1]),
+        (np.int8, [-128, 0, 127]),  # -0.5 is rounded to the even one
+        (np.bool_, [False, False, True]),  # and 0.5 too
+    ],
+)
+def test_all_whole_numbers_of_a_type_have_a_grid(dtype, expected):
+    """The largest has no float of its own: it came out as the lowest."""
+    low, high = (0, 1) if dtype == np.bool_ else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    env = gym.Env()
+    env.observation_space, env.action_space = Box(-1, 1, (1,)), Box(low, high, (1,), dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = envs.DiscretizeAction(env, bins=3).action_table
+    assert table.dtype == dtype
+    assert table[:, 0].tolist() == expected
+    assert all(env.action_space.contains(action) for action in table)
 
 
 @pytest.mark.parametrize("shape", [(), (2, 1)])

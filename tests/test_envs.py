@@ -3,6 +3,7 @@
 import itertools
 import os
 import threading
+import warnings
 
 import gymnasium as gym
 import numpy as np
@@ -315,6 +316,34 @@ def test_huge_but_finite_numbers_are_accepted():
             return np.full(2, 3e38, np.float32)
 
     assert len(experience(TensorView(Huge()), 3)) == 3
+
+
+@pytest.mark.parametrize("reward", [1e300, np.float64(1e300), np.array(1e300)])
+def test_a_number_too_large_for_float32_is_named_without_a_warning(reward):
+    class Huge(Scripted):
+        def step(self, action):
+            obs, _, *rest = super().step(action)
+            return obs, reward, *rest
+
+    view = TensorView(Huge())
+    view.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(FloatingPointError, match="reward that is not finite"):
+            view.step(torch.tensor([0]))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int8, np.float64, np.float16, np.bool_])
+def test_a_vector_of_tensors_gets_actions_of_its_spaces_type(dtype):
+    env = TorchVector()
+    env.single_action_space = Box(0, 1, (2,), dtype)
+    env.action_space = gym.vector.utils.batch_space(env.single_action_space, 2)
+    view = TensorView(env)
+    view.reset()
+    view.step(torch.tensor([[-1.0, 1.0], [-0.9, 7.0]]))
+    (given,) = env.actions
+    assert env.action_space.contains(given.numpy())
+    assert given[0].tolist() == [0, 1]
 
 
 def test_a_view_stopped_in_the_middle_asks_for_a_reset():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import fractions
 from dataclasses import dataclass
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 
@@ -66,6 +68,51 @@ def test_every_number_has_a_range(Trainer):
     numbers = {f.name for f in dataclasses.fields(Trainer) if type(f.default) in (int, float)}
     optional = {"initial_alpha"} if Trainer is SAC else set()  # None: from the rewards
     assert {*ranges} == numbers | optional
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "becomes"),
+    [
+        ("gamma", fractions.Fraction(1, 4), 0.25),
+        ("gamma", np.float32(0.5), 0.5),
+        ("learning_rate", fractions.Fraction(1, 1000), 0.001),
+        ("rollout_steps", np.int8(100), 100),  # int8 overflows at 128
+        ("clip_range", np.float16(0.25), 0.25),
+        ("entropy_coefficient", fractions.Fraction(1, 8), 0.125),
+    ],
+)
+def test_numbers_of_other_types_train_and_are_saved(name, given, becomes, tmp_path):
+    env = gym.make("CartPole-v1")
+    trained = []
+    for value in (given, becomes):
+        torch.manual_seed(0)
+        networks = agents.actor(env), agents.critic(env)
+        trainer = PPO(env, **(dict(rollout_steps=16, epochs=1, seed=0) | {name: value}))
+        trainer.train(*networks, steps=32, progress=False)
+        assert type(getattr(trainer, name)) is type(becomes)
+        assert getattr(trainer, name) == becomes
+        trained.append(torch.cat([p.flatten() for p in networks[0].parameters()]))
+    assert torch.equal(*trained)
+    trainer.save(tmp_path / "ppo")
+    assert getattr(PPO.load(tmp_path / "ppo", env), name) == becomes
+
+
+def test_what_a_reader_computes_is_left_as_it_is():
+    class Falling(PPO):
+        @property
+        def gamma(self):
+            return np.float32(0.5)
+
+        @gamma.setter
+        def gamma(self, value): ...
+
+    assert type(Falling(gym.make("CartPole-v1")).gamma) is np.float32
+
+
+def test_a_target_entropy_of_another_type(tmp_path):
+    trainer = SAC(gym.make("Pendulum-v1"), target_entropy=fractions.Fraction(-3, 2))
+    assert type(trainer.target_entropy) is float
+    assert trainer.resolved_target_entropy == -1.5
 
 
 # --- names of version 0.1 -------------------------------------------------------------------------

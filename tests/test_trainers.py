@@ -8,6 +8,7 @@ import importlib
 import itertools
 import math
 import re
+import warnings
 
 import gymnasium as gym
 import numpy as np
@@ -1492,3 +1493,25 @@ def test_rewards_too_large_for_float32_sums_reach_no_statistics(Trainer):
         trainer.train(*networks, steps=256)
     states = [net.state_dict() for net in flat(networks)]
     assert all(values.isfinite().all() for state in states for values in state.values())
+
+
+@with_a_critic
+def test_a_rollout_of_one_step_has_no_spread_and_warns_of_none(Trainer):
+    env = Scripted()
+    trainer, networks = small(Trainer, env, rollout_steps=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        history = trainer.train(*networks, steps=7, progress=False)
+    assert history["steps"].tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert np.isnan(history["explained_variance"]).all()  # 1 - 0/0
+
+
+@with_a_critic
+def test_the_explained_variance_by_hand(Trainer):
+    """1 - var(advantage) / var(value_target), here 1 - (8/3) / (50/3)."""
+    env = Scripted()
+    trainer, networks = small(Trainer, env, rollout_steps=3)
+    rollout = trainer.collect(networks[0])
+    advantage, value_target = torch.tensor([[[1.0], [3.0], [5.0]], [[0.0], [5.0], [10.0]]])
+    metrics = trainer.update(*networks, rollout, advantage, value_target)
+    assert float(metrics["explained_variance"]) == pytest.approx(1 - 8 / 50, abs=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,11 +57,12 @@ class Network(nn.Module):
 
     @property
     def input_shape(self) -> Sequence[int]:
-        """Of what the body gets, for one observation."""
-        return self.obs_space.shape
+        """Of what the body gets, for one observation: a number alone, of shape (), as (1,)."""
+        return self.obs_space.shape or (1,)
 
     def features(self, obs: Tensor) -> Tensor:
-        return self.body(self.obs_statistics.normalize(obs))
+        seen = self.obs_statistics.normalize(obs)
+        return self.body(seen if seen.ndim > 1 else seen[:, None])
 
     def _act(self, obs: Tensor | np.ndarray, best: Callable[[Any], Tensor]) -> Any:
         """Environment actions in the kind of `obs`: what `best` makes of what `forward` gives."""
@@ -68,13 +70,17 @@ class Network(nn.Module):
         if array:  # a list, perhaps, or one that torch does not take: flipped, read-only
             obs = np.array(obs, np.float32, order="C")
         shape = self.obs_space.shape
-        if tuple(obs.shape)[obs.ndim - len(shape) :] != shape:
+        axes = obs.ndim - len(shape)
+        batch = tuple(obs.shape[: max(axes, 0)])  # one axis; more of them, or none, come out again
+        if axes < 0 or tuple(obs.shape[axes:]) != shape:
+            expected = ", ".join(["B", *map(str, shape)]) if shape else "B,"
             raise ValueError(
-                f"obs has shape {tuple(obs.shape)}; expected (B, {str(shape)[1:]}: a batch of what "
+                f"obs has shape {tuple(obs.shape)}; expected ({expected}): a batch of what "
                 f"{self.obs_space} describes. One observation is a batch of one: obs[None]."
             )
-        output = self(torch.as_tensor(obs, dtype=torch.float32, device=device_of(self)))
-        action = self.action_units.to_env(best(output))
+        rows = torch.as_tensor(obs, dtype=torch.float32, device=device_of(self))
+        chosen = best(self(rows.reshape((math.prod(batch), *shape))))
+        action = self.action_units.to_env(chosen.reshape((*batch, *chosen.shape[1:])))
         return self.action_units.to_numpy(action) if array else action
 
 
@@ -247,7 +253,7 @@ class QCritic(ActionValues):
         return (int(np.prod(self.obs_space.shape)) + self.action_units.size,)
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
-        seen = self.obs_statistics.normalize(obs).flatten(1)
+        seen = self.obs_statistics.normalize(obs).reshape(len(obs), -1)
         return self.head(self.body(torch.cat([seen, action], 1))).squeeze(-1) * self.scale
 
 

@@ -14,7 +14,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from metis_nb.envs.spaces import Environment, bounding, name_of
+from metis_nb.envs.spaces import Environment, bounding, fitted, name_of, spanned
 
 # More than these, and one output of a network for each is no longer the way.
 MOST_ACTIONS = 1000
@@ -97,7 +97,7 @@ def grid(env: Environment, bins: Any) -> tuple[np.ndarray, tuple[int, ...]]:
             f"Discrete actions need no DiscretizeAction."
         )
     low, high = space.low.ravel().astype(float), space.high.ravel().astype(float)
-    if not (high - low < np.finfo(np.float32).max).all():
+    if not spanned(space).all():
         raise ValueError(
             f"env: {name_of(env)} has the action space {space}, which has no bounds that a grid "
             f"could span. Give it some: {bounding(env, space)}"
@@ -118,5 +118,4 @@ def grid(env: Environment, bins: Any) -> tuple[np.ndarray, tuple[int, ...]]:
         )
     values = [np.linspace(*axis) for axis in zip(low, high, counts)]
     table = np.array(list(itertools.product(*values))).reshape(total, *space.shape)
-    whole = np.issubdtype(space.dtype, np.integer)
-    return (table.round() if whole else table).astype(space.dtype), counts
+    return fitted(table, space), counts

@@ -28,7 +28,8 @@ def taken(what: str, values: Any, shape: tuple[int, ...] | None, kind: Any) -> n
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()
     try:
-        array = np.array(values, dtype=kind)
+        with np.errstate(over="ignore"):  # what is too large for the type is inf, and is refused
+            array = np.array(values, dtype=kind)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"env gave the {what} {values!r:.200}; expected numbers of shape {shape}: {error}."

@@ -17,6 +17,7 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 
 Environment = gym.Env | gym.vector.VectorEnv
+FEWEST_STEPS = 16  # that float32 has between the bounds of an action, where its type has more
 
 
 def single_spaces(env: Environment) -> tuple[Box, Box | Discrete]:
@@ -25,6 +26,7 @@ def single_spaces(env: Environment) -> tuple[Box, Box | Discrete]:
     Raises:
         TypeError: `env` is neither a `gym.Env` nor a `gym.vector.VectorEnv`, or one of its spaces
             is of a kind that the networks do not take.
+        ValueError: a space without a single number, or with bounds that float32 cannot tell apart.
     """
     if isinstance(env, gym.vector.VectorEnv):
         obs_space, action_space = env.single_observation_space, env.single_action_space
@@ -65,7 +67,37 @@ def single_spaces(env: Environment) -> tuple[Box, Box | Discrete]:
             f"env: {name_of(env)} has Box actions of shape {action_space.shape}; expected one "
             f"axis, (number of action dimensions,). Wrap it: {wrap}"
         )
+    for what, space in (("observation", obs_space), ("action", action_space)):
+        if 0 in (space.shape or ()):
+            raise ValueError(
+                f"env: {name_of(env)} has the {what} space {space}, without a single number; "
+                f"expected at least one. It may be a constant: gymnasium.spaces.Box(0, 1, (1,))."
+            )
+    if isinstance(action_space, Box) and not told_apart(action_space).all():
+        moved = wrapping(
+            env,
+            "gymnasium.wrappers.TransformAction(env, lambda a: a + env.action_space.low, "
+            "gymnasium.spaces.Box(0, env.action_space.high - env.action_space.low, "
+            "dtype=env.action_space.dtype.type))",
+        )
+        raise ValueError(
+            f"env: {name_of(env)} has the action space {action_space}, with bounds so large and so "
+            f"close together that float32, which networks speak, has next to nothing between them. "
+            f"Let it begin at 0: {moved}"
+        )
     return obs_space, action_space
+
+
+def told_apart(space: Box) -> np.ndarray:
+    """Where float32 has a number for each whole one, or some between the bounds of others."""
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        step = np.spacing(np.maximum(abs(low), abs(high)).astype(np.float32)).astype(np.float64)
+        enough = high - low >= FEWEST_STEPS * step
+    own = space.dtype.itemsize < 4 or space.dtype == np.float32  # there are no more to be had
+    whole = (space.dtype.kind in "iu") & (step <= 1)
+    nothing = (space.dtype.kind == "f") & (high - low < np.finfo(np.float32).tiny)
+    return enough | whole | own | nothing | (space.high == space.low) | ~spanned(space)
 
 
 def check_discrete(trainer: str, env: Environment) -> None:
@@ -95,13 +127,19 @@ def check_bounded(what: str, env: Environment) -> None:
             f"{what} needs a Box action space; {name_of(env)} has {action_space}. Use a trainer "
             f"for Discrete actions, such as DQN, SAC or PPO."
         )
-    with np.errstate(over="ignore"):
-        span = action_space.high.astype(np.float32) - action_space.low.astype(np.float32)
-    if not np.isfinite(span).all():
+    if not spanned(action_space).all():
         raise ValueError(
             f"{what} needs actions with bounds; {name_of(env)} has {action_space}. Use PPO, which "
             f"does without, or give it bounds of your own: {bounding(env, action_space)}"
         )
+
+
+def spanned(space: Box) -> np.ndarray:
+    """Which elements of a Box have two bounds, and not merely by the largest float there is."""
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    most = np.finfo(np.float32).max
+    with np.errstate(over="ignore"):
+        return (high - low < most) & (abs(low) <= most) & (abs(high) <= most)
 
 
 def wrapping(env: Environment, wrapper: str) -> str:
@@ -187,11 +225,12 @@ class ActionUnits(nn.Module):
             self.size, self.start = int(space.n), int(space.start)
             return
         self.size, self.start = len(space.low), 0
-        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+        with np.errstate(over="ignore"):
+            low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+        bounded = spanned(space)
         with np.errstate(invalid="ignore", over="ignore"):
-            bounded = np.isfinite(high - low)  # and not merely by the largest float there is
             scale = np.where(bounded, (high - low) / 2, 1.0)
-            offset = np.where(bounded, (high + low) / 2, 0.0)
+            offset = np.where(bounded, high / 2 + low / 2, 0.0)  # their sum may be too large
         # Not persistent: they belong to the environment, and a saved file need not repeat them.
         for name, value in dict(low=low, high=high, scale=scale, offset=offset).items():
             self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32), False)
@@ -213,6 +252,18 @@ class ActionUnits(nn.Module):
         into which an environment may write."""
         values = action.cpu().numpy()
         return values.astype(self.dtype) if self.fits else fitted(values, self.space)
+
+    def to_tensor(self, action: Tensor) -> Tensor:
+        """Environment actions as a vector of tensors takes them: the space's own type, where they
+        are."""
+        kind = torch.from_numpy(np.empty(0, self.dtype)).dtype
+        if action.dtype == kind or self.discrete:
+            return action.to(kind)
+        # As in `fitted`: rounded to float32, a bound may lie a hair outside.
+        bounds = self.space.low, self.space.high
+        low, high = (torch.as_tensor(bound, device=action.device) for bound in bounds)
+        action = torch.where(action >= self.high, high, action.to(kind))
+        return torch.where(action <= self.low, low, action)
 
     def from_env(self, action: Tensor) -> Tensor:
         """The inverse of `to_env`, for actions within the bounds."""

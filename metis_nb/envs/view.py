@@ -153,7 +153,9 @@ class TensorView:
         raw: Any = self.action_units.to_env(action)
         if not self.returns_tensors:
             raw = self.action_units.to_numpy(raw)
-        elif raw is action:  # of which the trainer keeps the original
+        elif (
+            raw := self.action_units.to_tensor(raw)
+        ) is action:  # of which the trainer keeps the original
             raw = action.clone()
         gave = self.env.step(raw if self.vectorised else raw[0])
         obs, reward, terminated, truncated = map(self._here, NAMES, gave, TYPES)

@@ -89,6 +89,9 @@ def ranges(kind: Any) -> dict[str, str]:
 def check_numbers(owner: object, **accepted: str) -> None:
     """Check attributes by name. `accepted` is one of the keys of `CHECKS` for each.
 
+    A number of another type than Python's own (NumPy's, a `fractions.Fraction`) becomes one of its
+    own: torch multiplies by no fraction, and small NumPy integers overflow.
+
     Raises:
         ValueError: naming the argument, what was given and what is accepted.
     """
@@ -102,6 +105,8 @@ def check_numbers(owner: object, **accepted: str) -> None:
         )
         if not number or not CHECKS[kind](value):
             raise ValueError(f"{name}={value!r}; expected {kind}.")
+        if not isinstance(value, int | float) and name in vars(owner):
+            setattr(owner, name, int(value) if isinstance(value, Integral) else float(value))
 
 
 def check_finite(steps: int, **values: Tensor) -> None:

@@ -214,7 +214,7 @@ class A2C:
         advantage, value_target = advantage[rollout.valid], value_target[rollout.valid]
         obs, action = rollout.obs[rollout.valid], rollout.action[rollout.valid]  # (B, ...)
         learning.check_finite(self.run.steps, value_target=value_target.abs().max())
-        explained_variance = 1 - advantage.var() / value_target.var()
+        explained_variance = 1 - advantage.var(correction=0) / value_target.var(correction=0)
         update_statistics(critic, returns=value_target)
         spread = advantage.std(correction=0) + ADVANTAGE_FLOOR * return_scale(critic)
         advantage = (advantage - advantage.mean()) / spread

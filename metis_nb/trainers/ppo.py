@@ -229,7 +229,7 @@ class PPO:
         advantage, value_target = advantage[rollout.valid], value_target[rollout.valid]
         batch, size = learning.flatten(rollout), len(advantage)  # (B, ...), B
         learning.check_finite(self.run.steps, value_target=value_target.abs().max())
-        explained_variance = 1 - advantage.var() / value_target.var()
+        explained_variance = 1 - advantage.var(correction=0) / value_target.var(correction=0)
         update_statistics(critic, returns=value_target)
         spread = advantage.std(correction=0) + ADVANTAGE_FLOOR * return_scale(critic)
         advantage = (advantage - advantage.mean()) / spread

@@ -137,6 +137,7 @@ class SAC:
                 f"target_entropy={target!r}; expected None or a number below {most:.3f}, the "
                 f"entropy of uniformly random actions: no temperature would be high enough."
             )
+        self.target_entropy = None if target is None else float(target)
 
     def train(
         self,
