@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import gymnasium as gym
@@ -16,22 +17,21 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save, save_file
+from safetensors.torch import save_file
 
-from metis_nb import DQN, PPO, SAC, agents, callbacks, checkpoint, envs, evaluate
+from metis_nb import DDPG, DQN, PPO, SAC, TD3, checkpoint
+from metis_nb.learning import run as run_module
+from metis_nb.notebook import live
 from tests.scripted import Scripted
 from tests.test_trainers import (
-    BATCH,
     every_trainer,
     flat,
     same_state,
-    settings_for,
     short,
     small,
-    told,
     trained,
-    world,
 )
+from tools import interrupts
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -318,6 +318,7 @@ def test_whatever_is_changed_in_a_file_it_loads_or_is_named(Trainer, tmp_path, r
     saved_by(Trainer, env, tmp_path / "good")
     text = json.dumps(content_of(tmp_path / "good")[0])
     everywhere, refused = list(places(json.loads(text))), 0
+    unnamed = []
     instead = [
         None,
         True,
@@ -344,8 +345,9 @@ def test_whatever_is_changed_in_a_file_it_loads_or_is_named(Trainer, tmp_path, r
             loaded = Trainer.load(path, env)
             loaded.run.start(flat(trained(loaded))[0])
         except ValueError as error:
-            assert f"path={str(path)!r}" in str(error)
-            refused += 1
+            refused += f"path={str(path)!r}" in str(error)
+            unnamed += [] if f"path={str(path)!r}" in str(error) else [str(error)]
+    assert unnamed == []
     assert refused > 50
 
 
@@ -360,3 +362,264 @@ def test_the_hook_hears_of_code(tmp_path):
     heard = ended.stdout.splitlines()[1]
     for event in ("open", "pickle.find_class", "os.system"):
         assert f"('{event}'" in heard
+
+
+# --- an interrupt, at any moment ------------------------------------------------------------------
+
+
+@every_trainer
+def test_interrupts_at_random_moments_leave_a_training_that_goes_on(Trainer, monkeypatch, capfd):
+    """Eight for each trainer; `python tools/interrupts.py` makes 200, some of them by a timer."""
+    monkeypatch.delenv("METIS_NB_TEST", raising=False)
+    results = [each for _, each in interrupts.many(8, 1, [Trainer], timers=False)]
+    assert not [each for each in results if each["faults"]]
+    assert {"after the update", "raised"} <= {each["ended"] for each in results}
+
+
+@pytest.mark.parametrize(
+    ("Trainer", "functions", "begin", "end"),
+    [
+        # Half of a transition, in a memory that is full; moments that are half made; a trainer that
+        # knows its networks and not what goes with them; a first step.
+        (DQN, ("add", "_put"), -32, -1),
+        (DQN, ("_init_group",), 1, 25),
+        (PPO, ("_init_group",), 1, 25),
+        (SAC, ("bind", "start", "state"), 1, 45),
+        (PPO, ("bind", "start", "reset"), 1, 60),
+    ],
+)
+def test_an_interrupt_at_every_line_of_what_changes_several_things(Trainer, functions, begin, end):
+    count = interrupts.length_of(Trainer, functions)
+    for line in range(count + begin if begin < 0 else begin, count + end if end < 0 else end):
+        result = interrupts.interrupted(Trainer, {line: interrupts.raises}, functions=functions)
+        assert result["ended"] == "raised"
+        assert not result["faults"], result
+
+
+@pytest.mark.parametrize("Trainer", [PPO, DQN])
+def test_an_interrupt_at_every_line_of_the_start_loses_nothing_that_was_loaded(Trainer, tmp_path):
+    """It goes on bit for bit all the same: its episodes, its generator, its seed."""
+    whole = saved_by(Trainer, Scripted(), tmp_path / "file")
+    whole.train(*trained(whole), steps=128, progress=False)
+    with interrupts.Lines(functions=("start",)) as lines:
+        Trainer.load(tmp_path / "file", Scripted()).run.start(torch.nn.Linear(1, 1))
+    for line in range(1, lines.count + 1):
+        loaded = Trainer.load(tmp_path / "file", Scripted())
+        with (
+            pytest.raises(KeyboardInterrupt),
+            interrupts.Lines({line: interrupts.raises}, ("start",)),
+        ):
+            loaded.train(*trained(loaded), steps=128, progress=False)
+        loaded.train(*trained(loaded), steps=128, progress=False)
+        assert same_state(whole, loaded), lines.place
+
+
+@pytest.mark.parametrize("where", ["open", "update", "close", "the last update"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_interrupt_in_a_callback(where, times, monkeypatch, capfd):
+    monkeypatch.delenv("METIS_NB_TEST", raising=False)
+
+    class Interrupting:
+        def open(self, trainer):
+            self.at("open")
+
+        def __call__(self, trainer):
+            self.at("update")
+            self.at("the last update" if len(trainer.history) == 3 else "")
+
+        def close(self):
+            self.at("close")
+
+        def at(self, moment):
+            if moment == where and not sent:
+                for _ in range(times):
+                    sent.append(signal.raise_signal(signal.SIGINT))
+
+    sent = []
+    trainer, networks = small(PPO, gym.make("CartPole-v1"))
+    arguments = dict(steps=384, progress=False, callbacks=Interrupting())
+    if times == 2:
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train(*networks, **arguments)
+    else:
+        trainer.train(*networks, **arguments)
+    updates = {"open": 0, "update": 1}.get(where, 3)
+    assert len(trainer.history) == updates
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    trainer.train(*networks, steps=128, progress=False)
+    assert [row["steps"] for row in trainer.history] == [128 * n for n in range(1, updates + 2)]
+
+
+def test_what_is_said_at_an_interrupt_ends_nothing(monkeypatch):
+    """It may come in the middle of writing to the same stream, which then raises."""
+    monkeypatch.delenv("METIS_NB_TEST", raising=False)
+
+    def raises(*_, **__):
+        raise RuntimeError("reentrant call")
+
+    monkeypatch.setattr(run_module.tqdm, "write", raises)
+    trainer, networks = small(PPO, gym.make("CartPole-v1"))
+    interrupt = lambda trainer: signal.raise_signal(signal.SIGINT)  # noqa: E731
+    trainer.train(*networks, steps=1000, callbacks=interrupt, progress=False)
+    assert trainer.run.interrupted
+    assert len(trainer.history) == 1
+
+
+# --- a kill, at any moment ------------------------------------------------------------------------
+
+KILLED = """
+    import os, sys, time
+    import torch
+    from metis_nb import callbacks
+    from tests.test_promises import killed_world
+    from tests.test_trainers import BATCH, small, trained
+
+    name, path, steps = sys.argv[1:]
+    Trainer = {kind.__name__: kind for kind in BATCH}[name]
+    if os.path.exists(path):
+        trainer = Trainer.load(path, killed_world(Trainer))
+        networks = trained(trainer)
+    else:
+        trainer, networks = small(Trainer, killed_world(Trainer))
+    print("begin", trainer.run.steps, flush=True)
+    # At every update: half of the time goes into writing.
+    saving = callbacks.save_every(path, 1)
+    trainer.train(*networks, int(steps) - trainer.run.steps, saving, progress=False)
+    print("end", flush=True)
+"""
+
+
+def killed_world(Trainer):
+    return world(Trainer, "Pendulum" if Trainer in (DDPG, TD3) else "CartPole")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+@pytest.mark.parametrize("Trainer", [PPO, DQN, SAC])
+def test_a_training_that_is_killed_again_and_again_ends_as_one_that_was_not(Trainer, tmp_path):
+    """Bit for bit, from the file that it saved last, which is whole at every moment."""
+    path, rng, kills, steps = tmp_path / "file", random.Random(Trainer.__name__), 0, 128 * 30
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), Trainer.__name__, str(path), steps]
+    begins = []
+    while kills < 5:
+        process = subprocess.Popen([*map(str, command)], env=env, stdout=subprocess.PIPE, text=True)
+        begins.append(process.stdout.readline())
+        # So many times the file has changed, and then a little later: while it is written, perhaps.
+        changes, seen = rng.randrange(1, 4), None
+        while changes and process.poll() is None:
+            now = path.stat().st_ino if path.exists() else None
+            changes, seen = changes - (now != seen), now
+        time.sleep(rng.uniform(0, 0.02))
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        kills += 1
+        if path.exists():
+            checkpoint.read(path)
+        # Of those who were killed in the middle, the next one removes what they left.
+        assert len(os.listdir(tmp_path)) <= 2
+    ended = python(KILLED, Trainer.__name__, path, steps)
+    assert ended.stdout.endswith("end\n"), ended.stderr
+    assert os.listdir(tmp_path) == ["file"]
+    assert int(ended.stdout.split()[1]) > 0
+    resumed = Trainer.load(path, killed_world(Trainer))
+    whole, networks = small(Trainer, killed_world(Trainer))
+    whole.train(*networks, steps=steps, progress=False)
+    assert whole.run.steps == resumed.run.steps == steps
+    assert same_state(whole, resumed)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_kill_in_the_middle_of_writing_leaves_no_file_for_long(tmp_path):
+    """The draft of a process that is dead is removed by the next one that writes the same file;
+    that of one that lives, and other files, are left alone."""
+    code = """
+        import os, signal, sys
+        from metis_nb import checkpoint
+        os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)
+        checkpoint.write(sys.argv[1], {"new": 1})
+    """
+    path = tmp_path / "file.safetensors"
+    checkpoint.write(path, {"good": 1})
+    for _ in range(3):
+        assert python(code, path).returncode == -signal.SIGKILL
+        assert len(os.listdir(tmp_path)) == 2
+        assert checkpoint.read(path) == {"good": 1}
+    others = [f".file.safetensors.{checkpoint.HERE}.{os.getpid()}.0123abcd"]
+    others += [".file.safetensors.swp", f".other.{checkpoint.HERE}.1.0123abcd"]
+    for name in others:
+        (tmp_path / name).touch()
+    checkpoint.write(path, {"new": 1})
+    assert checkpoint.read(path) == {"new": 1}
+    assert sorted(os.listdir(tmp_path)) == sorted([path.name, *others])
+
+
+# --- the same answer twice ------------------------------------------------------------------------
+
+
+def other_work(folder):
+    """What a reader may do in the same kernel, before and in the middle of a training."""
+    torch.manual_seed(99)
+    torch.rand(3), np.random.rand(3), random.random()
+    np.random.seed(5)
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_dtype(torch.float32)
+    other, networks = small(PPO, gym.make("CartPole-v1"))
+    other.train(*networks, steps=128, progress=False)
+    other.save(folder / "other")
+    PPO.load(folder / "other", gym.make("CartPole-v1"))
+    evaluate("CartPole-v1", networks[0], episodes=2, deterministic=False)
+    torch.manual_seed(7)
+
+
+@every_trainer
+def test_the_same_seed_gives_the_same_answer_after_whatever_else(Trainer, tmp_path, monkeypatch):
+    """The same weights and history, to the last bit, alone and amid other work: before, between two
+    updates, with a picture drawn, after an evaluation."""
+    alone, networks = small(Trainer, short(Trainer))
+    alone.train(*networks, steps=384, progress=False)
+
+    other_work(tmp_path)
+    amid, networks = small(Trainer, short(Trainer))
+    actor = networks[0]
+    drawn = []
+
+    def between(trainer):
+        other_work(tmp_path)
+        evaluate(short(Trainer), actor, episodes=2)
+        drawn.append(live.picture(trainer, None, 1.0))
+
+    amid.train(*networks, steps=128, progress=False, callbacks=between)
+    amid.train(*networks, steps=256, callbacks=[between, callbacks.snapshots(3)])
+    assert len(drawn) == 3
+    assert same_state(alone, amid)
+
+
+@every_trainer
+def test_two_trainings_in_turns_are_two_trainings(Trainer):
+    """None of them draws a number of the other's."""
+    trainings = [small(Trainer, short(Trainer)) for _ in range(2)]
+    whole, networks = small(Trainer, short(Trainer))
+    whole.train(*networks, steps=384, progress=False)
+    for _ in range(3):
+        for trainer, networks in trainings:
+            trainer.train(*networks, steps=128, progress=False)
+    assert all(same_state(whole, trainer) for trainer, _ in trainings)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_an_evaluation_is_the_same_however_many_environments_there_are(deterministic):
+    """Whether of an environment, a vector of any size, or an id; amid other draws."""
+    actor = agents.actor(gym.make("CartPole-v1"))
+    kinds = [
+        "CartPole-v1",
+        gym.make("CartPole-v1"),
+        *(envs.make("CartPole-v1", num_envs=n) for n in (1, 5)),
+    ]
+    found = []
+    for env in kinds:
+        torch.rand(3), np.random.rand(3)
+        found.append(evaluate(env, actor, episodes=20, seed=3, deterministic=deterministic))
+    assert all(np.array_equal(each, found[0]) for each in found)
+    other = evaluate(kinds[0], actor, episodes=20, seed=4, deterministic=deterministic)
+    assert not np.array_equal(other, found[0])

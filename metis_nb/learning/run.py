@@ -20,6 +20,7 @@ from typing import Any, Protocol, TextIO, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from tqdm import tqdm
 
 from metis_nb import agents
@@ -289,6 +290,9 @@ class Run:
         if progress and not any(isinstance(callback, View) for callback in callbacks):
             callbacks += [view for view in [make_view()] if view is not None]
         view = next((c for c in callbacks if isinstance(c, View) and c.visible), None)
+        for part in self.state.values():
+            if isinstance(part, Optimizer):
+                _forget_the_unfinished(part)
         self._trainer, self._callbacks = trainer, callbacks
         self.begin, self.goal = self.steps, self.steps + int(steps)
         self.stopped = self.interrupted = False
@@ -384,6 +388,13 @@ def _interruption(run: Run, say: Callable[[str], bool]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
         if run.interrupted and callable(before) and hasattr(before, "run"):
             before(signal.SIGINT, None)  # a training inside another: both are to end
+
+
+def _forget_the_unfinished(optimizer: Optimizer) -> None:
+    """An optimizer makes its moments in its first step, one after another. With what an interrupt
+    left of them no later step would run; before that first step, they hold nothing."""
+    for parameter in [p for p, kept in optimizer.state.items() if not kept.get("step", 1)]:
+        del optimizer.state[parameter]
 
 
 @contextlib.contextmanager
