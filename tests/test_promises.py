@@ -31,7 +31,7 @@ from tests.test_trainers import (
     small,
     trained,
 )
-from tools import interrupts
+from tools import interrupts, soak
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -618,3 +618,66 @@ def test_an_evaluation_is_the_same_however_many_environments_there_are(determini
     assert all(np.array_equal(each, found[0]) for each in found)
     other = evaluate(kinds[0], actor, episodes=20, seed=4, deterministic=deterministic)
     assert not np.array_equal(other, found[0])
+
+
+# --- hours ----------------------------------------------------------------------------------------
+
+SOAKED = """
+    import json, sys
+    import numpy as np
+    from tools import soak
+    kept, size = [], int(sys.argv[2])
+    leak = (lambda trainer: kept.append(np.ones(size))) if size else (lambda trainer: None)
+    print(json.dumps(soak.soak(sys.argv[1], 0.1, [leak])))
+"""
+
+
+@pytest.mark.parametrize(("size", "verdict"), [(0, "flat"), (40_000, "grows")])
+def test_a_soak_is_flat_and_finds_a_leak(size, verdict):
+    """Six seconds; `python tools/soak.py` has hours of them. The leak: 0.3 MiB at each update."""
+    ended = python(SOAKED, "A2C", size)
+    assert ended.returncode == 0, ended.stderr
+    result = json.loads(ended.stdout.splitlines()[-1])
+    assert result["verdict"] == verdict, result
+    assert result["measurements"] > 10
+
+
+def test_a_soak_is_resumed_and_its_exit_code_tells(tmp_path, monkeypatch, capsys):
+    ran = []
+
+    def process(name, minutes):
+        ran.append(name)
+        verdict = "grows" if name == "SAC" else "flat"
+        return {"trainer": name, "minutes": minutes, "verdict": verdict}
+
+    monkeypatch.setattr(soak, "in_its_own_process", process)
+    arguments = ["--minutes", "2", "--out", str(tmp_path / "out"), "--trainers"]
+    assert soak.main([*arguments, "PPO", "DQN"]) == 0
+    assert soak.main([*arguments, "PPO", "SAC", "DQN"]) == 1
+    assert soak.main([*arguments, "PPO"]) == 0
+    assert soak.main([*arguments, "SAC"]) == 1
+    assert sorted(ran) == ["DQN", "PPO", "SAC"]
+    lines = (tmp_path / "out").read_text().splitlines()
+    assert [json.loads(line)["trainer"] for line in lines[-1:]] == ["SAC"]
+
+
+# --- a network of one's own -----------------------------------------------------------------------
+
+
+def test_an_actor_that_lacks_only_act_is_spoken_of_once_and_trains():
+    class Mine(torch.nn.Module):
+        distribution = staticmethod(agents.Categorical)
+
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 2)
+
+        def forward(self, obs):
+            return self.layer(obs)
+
+    trainer, (_, critic) = small(PPO, gym.make("CartPole-v1"))
+    mine = Mine()
+    with pytest.warns(UserWarning, match=r"actor is a Mine without act\(obs\)") as said:
+        trainer.train(mine, critic, steps=256, progress=False)
+    assert len(said) == 1
+    assert len(trainer.history) == 2

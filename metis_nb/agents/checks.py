@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from weakref import WeakSet
 
 from torch import nn
 
@@ -21,6 +23,7 @@ from metis_nb.envs.spaces import Environment, name_of, single_spaces
 Critics = Sequence[nn.Module]  # two of them
 # What a reader's class may build on: it says for itself what it is.
 UNFINISHED = (Network, Actor, ActionValues)
+_told: WeakSet[nn.Module] = WeakSet()  # of those without `act`: each is spoken of once
 
 
 def check_policy(actor: nn.Module, env: Environment) -> None:
@@ -75,12 +78,22 @@ def check_kind(name: str, network: object, *kinds: type[Network]) -> None:
     Raises:
         TypeError: naming it, and how to make the right one. Other classes are accepted unchecked,
             also those that fill in a class of this package that is not yet any kind (`Actor`).
+
+    Warns:
+        UserWarning: one that is to act has no `act`, without which it trains, and no more.
     """
     inner = unwrap(network) if isinstance(network, nn.Module) else network
     expected = "torch.nn.Module"
     if isinstance(inner, nn.Module):
         own = next((c for c in type(inner).__mro__ if c.__module__ == Network.__module__), None)
         if own is None or own in UNFINISHED or issubclass(own, kinds):
+            if name in ("actor", "q_network") and not hasattr(inner, "act") and inner not in _told:
+                _told.add(inner)
+                warnings.warn(
+                    f"{name} is a {type(inner).__name__} without act(obs): it trains, but evaluate "
+                    f"and play will ask for its actions. See docs/networks.md.",
+                    stacklevel=4,
+                )
             return
         expected = " or ".join(kind.__name__ for kind in kinds)
     raise TypeError(

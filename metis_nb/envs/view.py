@@ -156,7 +156,11 @@ class TensorView:
             raw = self.action_units.to_numpy(raw)
         elif raw is action:  # of which the trainer keeps the original
             raw = action.clone()
-        gave = self.env.step(raw if self.vectorised else raw[0])
+        try:
+            gave = self.env.step(raw if self.vectorised else raw[0])
+        except (EOFError, ConnectionError) as error:  # a pipe to a process that is no more
+            self._check_workers(error)
+            raise
         obs, reward, terminated, truncated = map(self._here, NAMES, gave, TYPES)
         done, next_obs = terminated | truncated, obs
         self.steps += int(valid.sum())
@@ -271,7 +275,7 @@ class TensorView:
             )
 
     def _check_workers(self, error: Exception) -> None:
-        """An AsyncVectorEnv of which a process has died says so once, then by errors like this."""
+        """An AsyncVectorEnv of which a process has died says no more than that a pipe broke."""
         processes = getattr(self.env.unwrapped, "processes", [])
         # One that has closed its pipe may still be about to end.
         ended = multiprocessing.connection.wait([p.sentinel for p in processes], timeout=2)
@@ -283,8 +287,11 @@ class TensorView:
             if code is not None:
                 raise RuntimeError(
                     f"env: the process of environment {index} of {self.num_envs} has ended (exit "
-                    f"code {code}), so that {name_of(self.env)} cannot go on. Make it anew; a "
-                    f"trainer goes on with the new one by save(path) and load(path, env)."
+                    f"code {code}), so that {name_of(self.env)} cannot go on. Usual causes: there "
+                    f"was no memory left (exit code -9), a crash in the code of the environment "
+                    f"(-11), or an error in it, printed above; a SyncVectorEnv runs it in this "
+                    f"process, where it can be seen. Make it anew; a trainer goes on with the new "
+                    f"one by save(path) and load(path, env)."
                 ) from error
 
     def _check(self, obs: Array, reward: Array) -> None:
