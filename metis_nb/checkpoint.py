@@ -69,9 +69,15 @@ def read(path: str | Path) -> Any:
     if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
         raise ValueError(f"path={str(path)!r} is not a checkpoint: it is no file.")
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        # As arrays: for each tensor that it makes, safetensors 0.8 keeps some memory for good.
+        with safe_open(path, framework="np") as file:
+            header, names, tensors = file.metadata() or {}, file.keys(), {}
+            for name in names:
+                with contextlib.suppress(SafetensorError, AttributeError, TypeError, ValueError):
+                    tensors[name] = torch.from_numpy(file.get_tensor(name))
+        if len(tensors) < len(names):  # types that NumPy has not, such as bfloat16
+            with safe_open(path, framework="pt") as file:
+                tensors |= {n: file.get_tensor(n) for n in names if n not in tensors}
     except FileNotFoundError:
         raise
     except (SafetensorError, *FAULTS) as error:

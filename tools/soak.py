@@ -5,8 +5,9 @@
 
 Each trainer runs in a process of its own, with small networks and a memory that is full before
 anything is measured. Every few seconds it is evaluated, saved and loaded, its networks are copied
-and its picture is drawn; then its resident memory is noted. The first quarter is left out. What the
-rows of the history take is known, and taken off; a line is fitted to the rest. "flat": along that
+and its picture is drawn, its history is cut short, and its resident memory is noted. The first
+quarter is left out. What the rows of the history take by then is known, and taken off; a line is
+fitted to the rest. "flat": along that
 line it grew by less than 5 MiB or 2 %, whichever is more. One JSON line for each trainer; those
 that --out has already, for so many minutes, are not run again. The exit code is 1 where one grows.
 """
@@ -31,6 +32,7 @@ sys.path.insert(0, str(ROOT))
 MIB = 2**20
 NAMES = ("VPG", "A2C", "PPO", "DQN", "DDQN", "DDPG", "TD3", "SAC")
 CAPACITY = 1_000  # full after a second or two
+KEPT = 200  # rows of the history, and episodes
 
 
 def made(name: str) -> tuple[Any, list]:
@@ -104,6 +106,8 @@ def soak(
         live.picture(trainer, None, now)
         del loaded
         gc.collect()
+        # A long history is what was asked for, and so are the larger files and pictures of it.
+        del trainer.history[:-KEPT], trainer.history.episodes[:-KEPT]
         points.append((now, process.memory_info().rss, bytes_of(trainer.history)))
         return now >= seconds or None
 

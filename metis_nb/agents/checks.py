@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 from weakref import WeakSet
 
 from torch import nn
@@ -34,7 +35,7 @@ def check_policy(actor: nn.Module, env: Environment) -> None:
         TypeError: naming it, and how to make the right one; of a network of one's own, all that
             it lacks.
     """
-    check_kind("actor", actor, CategoricalActor, GaussianActor)
+    _refuse_others("actor", actor, CategoricalActor, GaussianActor)
     inner = unwrap(actor)
     if isinstance(inner, Network):
         return
@@ -43,6 +44,7 @@ def check_policy(actor: nn.Module, env: Environment) -> None:
             f"actor is a {type(inner).__name__}, a network of your own: {'; '.join(faults)}. See "
             f"docs/networks.md. Layers alone go in as agents.actor(env, body=...)."
         )
+    _speak_of_act("actor", inner)
 
 
 def check_fits(name: str, network: nn.Module, env: Environment) -> None:
@@ -72,7 +74,7 @@ def maker(kind: type[Network]) -> str:
     return f"agents.{kind.made_by}(env{option})"
 
 
-def check_kind(name: str, network: object, *kinds: type[Network]) -> None:
+def check_kind(name: str, network: Any, *kinds: type[Network]) -> None:
     """Refuse what is no network, or is one of this package's of another kind than these.
 
     Raises:
@@ -82,18 +84,27 @@ def check_kind(name: str, network: object, *kinds: type[Network]) -> None:
     Warns:
         UserWarning: one that is to act has no `act`, without which it trains, and no more.
     """
+    _refuse_others(name, network, *kinds)
+    if name in ("actor", "q_network"):
+        _speak_of_act(name, unwrap(network))
+
+
+def _speak_of_act(name: str, network: nn.Module) -> None:
+    if not hasattr(network, "act") and network not in _told:
+        _told.add(network)
+        warnings.warn(
+            f"{name} is a {type(network).__name__} without act(obs): it trains, but evaluate and "
+            f"play will ask for its actions. See docs/networks.md.",
+            stacklevel=5,  # who called `train`
+        )
+
+
+def _refuse_others(name: str, network: object, *kinds: type[Network]) -> None:
     inner = unwrap(network) if isinstance(network, nn.Module) else network
     expected = "torch.nn.Module"
     if isinstance(inner, nn.Module):
         own = next((c for c in type(inner).__mro__ if c.__module__ == Network.__module__), None)
         if own is None or own in UNFINISHED or issubclass(own, kinds):
-            if name in ("actor", "q_network") and not hasattr(inner, "act") and inner not in _told:
-                _told.add(inner)
-                warnings.warn(
-                    f"{name} is a {type(inner).__name__} without act(obs): it trains, but evaluate "
-                    f"and play will ask for its actions. See docs/networks.md.",
-                    stacklevel=4,
-                )
             return
         expected = " or ".join(kind.__name__ for kind in kinds)
     raise TypeError(
