@@ -133,7 +133,6 @@ def soak(
         "total growth MiB": round(float(resident[-1] - resident[after][0]) / MIB, 2),
         "resident MiB": round(float(resident[-1]) / MIB, 1),
         "measurements": len(points),
-        "updates": len(trainer.history),
         "steps": trainer.run.steps,
     }
 
