@@ -44,8 +44,10 @@ def evaluate(
         seed: of the episodes' first states. Episode i is the same for every actor, and none is
             one that a trainer meets.
         deterministic: the most probable action (or the mean, or the one of the highest value);
-            False samples from the policy, for a network that has one. A plain function decides
-            for itself.
+            False samples from the policy, for a network that has one: with one seed the same
+            actions each time, whatever kind of `env` it is; episodes that are played at once draw
+            in turn, so another number of `episodes` gives others. A plain function decides for
+            itself.
         max_steps: of one episode, after which it is taken for one that never ends.
 
     Raises:

@@ -53,6 +53,7 @@ QUICK = [
     "--ignore=tests/test_gpu.py",
     "--ignore=tests/test_learning.py",
     "--ignore=tests/test_notebooks.py",
+    "--ignore=tests/test_promises.py",
     "--ignore=tests/test_setup.py",
     "-m=not learning",
     "-k=not (kernel or interrupt or mp4 or bit_for_bit or train_twice"

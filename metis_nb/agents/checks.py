@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from typing import Any
+from weakref import WeakSet
 
 from torch import nn
 
@@ -21,6 +24,7 @@ from metis_nb.envs.spaces import Environment, name_of, single_spaces
 Critics = Sequence[nn.Module]  # two of them
 # What a reader's class may build on: it says for itself what it is.
 UNFINISHED = (Network, Actor, ActionValues)
+_told: WeakSet[nn.Module] = WeakSet()  # of those without `act`: each is spoken of once
 
 
 def check_policy(actor: nn.Module, env: Environment) -> None:
@@ -31,7 +35,7 @@ def check_policy(actor: nn.Module, env: Environment) -> None:
         TypeError: naming it, and how to make the right one; of a network of one's own, all that
             it lacks.
     """
-    check_kind("actor", actor, CategoricalActor, GaussianActor)
+    _refuse_others("actor", actor, CategoricalActor, GaussianActor)
     inner = unwrap(actor)
     if isinstance(inner, Network):
         return
@@ -40,6 +44,7 @@ def check_policy(actor: nn.Module, env: Environment) -> None:
             f"actor is a {type(inner).__name__}, a network of your own: {'; '.join(faults)}. See "
             f"docs/networks.md. Layers alone go in as agents.actor(env, body=...)."
         )
+    _speak_of_act("actor", inner)
 
 
 def check_fits(name: str, network: nn.Module, env: Environment) -> None:
@@ -69,13 +74,32 @@ def maker(kind: type[Network]) -> str:
     return f"agents.{kind.made_by}(env{option})"
 
 
-def check_kind(name: str, network: object, *kinds: type[Network]) -> None:
+def check_kind(name: str, network: Any, *kinds: type[Network]) -> None:
     """Refuse what is no network, or is one of this package's of another kind than these.
 
     Raises:
         TypeError: naming it, and how to make the right one. Other classes are accepted unchecked,
             also those that fill in a class of this package that is not yet any kind (`Actor`).
+
+    Warns:
+        UserWarning: one that is to act has no `act`, without which it trains, and no more.
     """
+    _refuse_others(name, network, *kinds)
+    if name in ("actor", "q_network"):
+        _speak_of_act(name, unwrap(network))
+
+
+def _speak_of_act(name: str, network: nn.Module) -> None:
+    if not hasattr(network, "act") and network not in _told:
+        _told.add(network)
+        warnings.warn(
+            f"{name} is a {type(network).__name__} without act(obs): it trains, but evaluate and "
+            f"play will ask for its actions. See docs/networks.md.",
+            stacklevel=5,  # who called `train`
+        )
+
+
+def _refuse_others(name: str, network: object, *kinds: type[Network]) -> None:
     inner = unwrap(network) if isinstance(network, nn.Module) else network
     expected = "torch.nn.Module"
     if isinstance(inner, nn.Module):

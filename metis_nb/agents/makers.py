@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ from metis_nb.agents.networks import (
     SquashedGaussianActor,
 )
 from metis_nb.envs.spaces import Environment, SpacesOnly, check_bounded, single_spaces
+
+# Where torch has activations, and what else is put between two layers. A file makes nothing else by
+# its name: a Transformer has 44 million weights.
+ACTIVATIONS = [f"torch.nn.modules.{name}" for name in ("activation", "dropout", "linear")]
 
 
 def actor(
@@ -124,24 +129,34 @@ def load(path: str | Path, name: str = "actor") -> Any:
             your own (a body, another layer, a subclass): make that again and load the trainer.
     """
     state = checkpoint.read(path)
-    configs = state["recipes"]
-    if name in configs and configs[name] is None:
-        argument = "critics" if name.startswith("critic_") else name
-        raise ValueError(
-            f"name={name!r}: {str(path)!r} holds a network with code of your own, which a file "
-            f"cannot make (a body, a subclass, a layer changed after it was made). Make it again "
-            f"and load the trainer with it: {state['trainer']}.load(path, env, {argument}=...)."
-        )
-    if name not in configs:
-        known = [name for name, config in configs.items() if config is not None]
-        raise ValueError(f"name={name!r}; {str(path)!r} holds {known} that can be made from it.")
-    network = make(configs[name], SpacesOnly(state["spaces"]))
-    network.load_state_dict(state["networks"][name])
-    return network.eval()
+    with checkpoint.blamed(path):
+        configs, trainer = state["recipes"], state["trainer"]
+        if name in configs and configs[name] is None:
+            argument = "critics" if name.startswith("critic_") else name
+            raise ValueError(
+                f"name={name!r}: path={str(path)!r} holds a network with code of your own, which a "
+                f"file cannot make (a body, a subclass, a layer changed after it was made). Make "
+                f"it again and load the trainer with it: {trainer}.load(path, env, {argument}=...)."
+            )
+        if name not in configs:
+            known = [name for name, config in configs.items() if config is not None]
+            raise ValueError(
+                f"name={name!r}; path={str(path)!r} holds {known} that can be made from it."
+            )
+        weights = state["networks"][name]
+        network = make(configs[name], SpacesOnly(state["spaces"]), weights)
+        network.load_state_dict(weights)
+        return network.eval()
 
 
-def make(config: dict[str, Any], env: Environment) -> nn.Module:
-    """The network that a `config` describes, untrained."""
+def make(
+    config: dict[str, Any], env: Environment, weights: dict[str, torch.Tensor] | None = None
+) -> nn.Module:
+    """The network that a `config` describes, untrained; `weights` are those that it is to get.
+
+    Raises:
+        ValueError: it describes no network that `config_of` would, or one too large for `weights`.
+    """
     functions: dict[str, Callable[..., nn.Module]] = {
         "actor": actor,
         "critic": critic,
@@ -149,8 +164,16 @@ def make(config: dict[str, Any], env: Environment) -> nn.Module:
         "q_network": q_network,
     }
     settings = {name: value for name, value in config.items() if name != "function"}
-    settings["activation"] = getattr(nn, config["activation"])
-    return functions[config["function"]](env, **settings)
+    activation = vars(nn).get(config["activation"])
+    if getattr(activation, "__module__", "") not in ACTIVATIONS:
+        raise ValueError(f"activation={config['activation']!r}; expected an activation of torch.nn")
+    if weights is not None:  # before they are made: they may be more than there is memory for
+        room = sum(tensor.numel() for tensor in weights.values())
+        outputs = int(getattr(single_spaces(env)[1], "n", 1))
+        sizes = [*config["hidden_sizes"], outputs]
+        if any(one * two > room for one, two in pairwise([1, *sizes])):
+            raise ValueError(f"layers of {sizes} units; the file has {room} numbers for them.")
+    return functions[config["function"]](env, **{**settings, "activation": activation})
 
 
 def config_of(network: nn.Module) -> dict[str, Any] | None:

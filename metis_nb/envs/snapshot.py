@@ -14,7 +14,9 @@ from __future__ import annotations
 import enum
 import functools
 import hashlib
+import inspect
 import itertools
+import math
 import sys
 import types
 from collections import deque
@@ -33,6 +35,8 @@ LAYERS = (gym.Env, gym.vector.VectorEnv)
 PLAIN = (bool, int, float, str, type(None))
 # Kinds of node with the number of an object.
 NUMBERED = {"list", "deque", "tuple", "dict", "array", "view", "tensor", "function"}
+NUMBERS = "biufcSUmM"  # kinds of NumPy's types; bytes of others, taken for objects, are addresses
+GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 Node = list[Any]
 
 
@@ -174,7 +178,7 @@ class Snapshot:
             return ["generator", self._number(value), generator_state(value)]
         if kind is np.ndarray:
             return self._array(value)
-        if isinstance(value, np.generic) and value.dtype.kind in "biufcSUmM":
+        if isinstance(value, np.generic) and value.dtype.kind in NUMBERS:
             return ["scalar", value.dtype.str, bytes_of(np.asarray(value))]
         if kind is Tensor:
             return self._tensor(value)
@@ -182,7 +186,7 @@ class Snapshot:
 
     def _array(self, value: np.ndarray) -> Node:
         about = [value.dtype.str, list(value.shape), value.flags.writeable]
-        if value.dtype.kind not in "biufcSUmM":
+        if value.dtype.kind not in NUMBERS:
             raise CannotCapture(f"an array of {value.dtype}")
         if value.base is not None:
             base: Any = value
@@ -227,7 +231,7 @@ def restore(env: Any, state: dict[str, Any]) -> None:
     reading = _Restore()
     try:
         reading.layer(env, state["root"])
-    except (AttributeError, KeyError, TypeError, IndexError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
         raise ValueError(f"it was captured of another environment: {error}") from error
     for target, name, value in reading.changes:
         setattr(target, name, value)
@@ -255,6 +259,7 @@ class _Restore:
     def into(self, node: Node, now: Callable[[], Any], owner: Any, name: str) -> None:
         """Bring what `now` gives to the state of `node`, or put another value in its place."""
         kind = node[0]
+        _check_name(owner, name)
         if kind in ("layer", "method"):
             self.layer(now().__self__, node[2]) if kind == "method" else self.layer(now(), node)
         elif kind == "layers":
@@ -282,7 +287,7 @@ class _Restore:
         if kind == "enum":
             return _member(content, node[2])
         if kind == "scalar":
-            return np.frombuffer(node[2].tobytes(), content)[0]
+            return np.frombuffer(node[2].tobytes(), _of_numbers(content))[0]
         if kind == "tuple":
             value: Any = tuple(self.value(each) for each in node[2])
         elif kind in ("list", "deque"):
@@ -305,12 +310,17 @@ class _Restore:
 
     def array(self, node: Node) -> np.ndarray:
         kind, _, dtype, shape, writeable, content, *more = node
+        if kind not in ("array", "view"):
+            raise ValueError(f"there is no kind {kind!r}")
+        dtype = _of_numbers(dtype)
         if kind == "view":
             base = self.value(content)
             buffer = base if base.flags.c_contiguous else base.T
             offset, strides = more
             value: np.ndarray = np.ndarray(shape, dtype, buffer, offset, strides)
         else:
+            if content.size != math.prod(shape) * dtype.itemsize:
+                raise ValueError(f"{content.size} bytes for the shape {shape}")
             value = np.empty(shape, dtype, more[0])
             flat = (value if more[0] == "C" else value.T).reshape(-1)
             flat.view(np.uint8)[:] = content
@@ -372,8 +382,7 @@ def generator_state(generator: np.random.Generator) -> dict[str, Any]:
     """All of a generator: also how many others it has spawned."""
     bits = generator.bit_generator
     seeds: Any = bits.seed_seq
-    known = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
-    if type(bits).__name__ not in known or type(seeds) is not np.random.SeedSequence:
+    if type(bits).__name__ not in GENERATORS or type(seeds) is not np.random.SeedSequence:
         raise CannotCapture(f"a generator of {type(bits).__name__}")
     entropy: Any = seeds.entropy
     if isinstance(entropy, np.ndarray | list | tuple):
@@ -390,15 +399,39 @@ def generator_state(generator: np.random.Generator) -> dict[str, Any]:
 
 
 def _generator(about: dict[str, Any]) -> np.random.Generator:
+    kind, inner = about["state"]["bit_generator"], about["state"]["state"]
+    # NumPy takes these as they are: a place behind the end of its numbers, or any function of its.
+    places = (inner, "pos", 624), (about["state"], "buffer_pos", 4)
+    if kind not in GENERATORS or not all(0 <= d.get(n, 0) <= most for d, n, most in places):
+        raise ValueError(f"a generator of {kind!r} that none can be")
+    if about["pool_size"] > 1024:
+        raise ValueError(f"a generator with a pool of {about['pool_size']}")
     seeds = np.random.SeedSequence(
         about["entropy"],
         spawn_key=about["spawn_key"],
         pool_size=about["pool_size"],
         n_children_spawned=about["spawned"],
     )
-    generator = np.random.Generator(getattr(np.random, about["state"]["bit_generator"])(seeds))
+    generator = np.random.Generator(getattr(np.random, kind)(seeds))
     generator.bit_generator.state = about["state"]
     return generator
+
+
+def _check_name(owner: Any, name: str) -> None:
+    """Refuse an attribute that `Snapshot` never takes: a file sets no method, and no setting that
+    an environment is made again from."""
+    if not isinstance(owner, LAYERS):
+        return
+    there: Any = inspect.getattr_static(type(owner), name, None)
+    if name in FIXED_NAMES or name.startswith("__") or callable(there) or hasattr(there, "__get__"):
+        raise ValueError(f"{type(owner).__name__}.{name} is no state")
+
+
+def _of_numbers(dtype: Any) -> np.dtype:
+    found = np.dtype(dtype)
+    if found.kind not in NUMBERS:
+        raise ValueError(f"numbers of the type {dtype!r}")
+    return found
 
 
 def _member(path: str, name: str) -> enum.Enum:
@@ -406,11 +439,11 @@ def _member(path: str, name: str) -> enum.Enum:
     module, _, qualname = path.partition(":")
     try:
         kind: Any = sys.modules[module]
-        for part in qualname.split("."):
-            kind = getattr(kind, part) if part != "<locals>" else None
+        for part in qualname.split("."):  # not by `getattr`, for which some modules import others
+            kind = vars(kind)[part]
         if isinstance(kind, enum.EnumMeta):
             return kind[name]
-    except (KeyError, AttributeError):
+    except (KeyError, TypeError):
         pass
     raise ValueError(f"there is no {path}.{name} here")
 

@@ -127,7 +127,7 @@ class TensorView:
 
     def reset(self) -> Tensor:
         """Start new episodes everywhere; returns obs (N, *obs_shape). Seeds the first time only."""
-        seed, self.next_seed = self.next_seed, None
+        seed = self.next_seed
         if seed is not None:
             self.env.action_space.seed(seed)
         try:
@@ -135,6 +135,7 @@ class TensorView:
         except Exception as error:
             self._check_workers(error)
             raise
+        self.next_seed = None  # only now: what an interrupt cut off is the first time again
         self.returns_tensors = self.vectorised and isinstance(obs, Tensor)
         here = self._here("observation", obs, np.float32)
         self._keep(*(0 * values for values in self._kept()))
@@ -157,7 +158,11 @@ class TensorView:
             raw := self.action_units.to_tensor(raw)
         ) is action:  # of which the trainer keeps the original
             raw = action.clone()
-        gave = self.env.step(raw if self.vectorised else raw[0])
+        try:
+            gave = self.env.step(raw if self.vectorised else raw[0])
+        except (EOFError, ConnectionError) as error:  # a pipe to a process that is no more
+            self._check_workers(error)
+            raise
         obs, reward, terminated, truncated = map(self._here, NAMES, gave, TYPES)
         done, next_obs = terminated | truncated, obs
         self.steps += int(valid.sum())
@@ -272,7 +277,7 @@ class TensorView:
             )
 
     def _check_workers(self, error: Exception) -> None:
-        """An AsyncVectorEnv of which a process has died says so once, then by errors like this."""
+        """An AsyncVectorEnv of which a process has died says no more than that a pipe broke."""
         processes = getattr(self.env.unwrapped, "processes", [])
         # One that has closed its pipe may still be about to end.
         ended = multiprocessing.connection.wait([p.sentinel for p in processes], timeout=2)
@@ -284,8 +289,11 @@ class TensorView:
             if code is not None:
                 raise RuntimeError(
                     f"env: the process of environment {index} of {self.num_envs} has ended (exit "
-                    f"code {code}), so that {name_of(self.env)} cannot go on. Make it anew; a "
-                    f"trainer goes on with the new one by save(path) and load(path, env)."
+                    f"code {code}), so that {name_of(self.env)} cannot go on. Usual causes: there "
+                    f"was no memory left (exit code -9), a crash in the code of the environment "
+                    f"(-11), or an error in it, printed above; a SyncVectorEnv runs it in this "
+                    f"process, where it can be seen. Make it anew; a trainer goes on with the new "
+                    f"one by save(path) and load(path, env)."
                 ) from error
 
     def _check(self, obs: Array, reward: Array) -> None:
@@ -348,9 +356,26 @@ class TensorView:
             "speaks_torch": self.returns_tensors,
         }
 
+    @staticmethod
+    def check_state(state: Mapping[str, Any]) -> None:
+        """Refuse what `state_dict` never gives.
+
+        Raises:
+            ValueError, LookupError, TypeError, AttributeError: it is no such state.
+        """
+        obs, kept = state["obs"], [state[f"episode_{name}"] for name in ("return", "length")]
+        kept.append(state["resetting"])
+        if not isinstance(state["steps"], int) or state["steps"] < 0:
+            raise ValueError(f"{state['steps']!r} environment steps")
+        if not isinstance(state["speaks_torch"], bool):
+            raise ValueError(f"speaks_torch={state['speaks_torch']!r}")
+        shapes = [each.shape for each in kept] + ([] if obs is None else [obs.shape[:1]])
+        if len({*shapes}) != 1 or len(shapes[0]) != 1:
+            raise ValueError(f"{len(kept[0])} environments, of which some things are missing")
+
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
         """Go on from `state`; False where the environment has to start new episodes instead."""
-        self.steps = state["steps"]
+        self.steps = int(state["steps"])
         if not self._take_over(state):
             if self.next_seed is not None:
                 # New episodes, not those of the beginning again; and none of an evaluation.
@@ -377,16 +402,18 @@ class TensorView:
             self.obstacle = state.get("obstacle", "cannot be captured")
         elif len(state["obs"]) != self.num_envs:
             self.obstacle = f"{len(state['obs'])} environments then, {self.num_envs} now"
+        elif state["obs"].shape[1:] != self.obs_space.shape:
+            self.obstacle = f"observations of shape {tuple(state['obs'].shape[1:])} then"
         elif self._made is not None:
-            made, changed = state.get("made", {}), set(state.get("changed", ()))
-            others = differences(made, changed, self._made, state.get("had_run", True))
-            self.obstacle = f"it was made otherwise: {'; '.join(others[:5])}" if others else ""
-            if not others:
-                try:
+            try:
+                made, changed = state.get("made", {}), set(state.get("changed", ()))
+                others = differences(made, changed, self._made, state.get("had_run", True))
+                self.obstacle = f"it was made otherwise: {'; '.join(others[:5])}" if others else ""
+                if not others:
                     restore(self.env, state["env"])
                     return True
-                except ValueError as error:
-                    self.obstacle = str(error)
+            except (AttributeError, LookupError, TypeError, ValueError) as error:
+                self.obstacle = str(error)
         return False
 
 

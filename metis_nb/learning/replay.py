@@ -107,6 +107,7 @@ class ReplayBuffer:
         self.arrays["next_index"].fill_(-1)
         self.added = 0  # transitions so far, those overwritten among them
         self._latest: Tensor | None = None  # (N,) where each environment's last one is
+        self._change: tuple[Any, ...] | None = None  # of `add`, until all of it is done
 
     def __len__(self) -> int:
         return min(self.added, self.capacity)
@@ -119,6 +120,7 @@ class ReplayBuffer:
 
     def __getitem__(self, name: str) -> Tensor:
         """All that it holds of one kind, such as memory["reward"], in no particular order."""
+        self._put()
         return self.arrays[name][: len(self)]
 
     def reward_range(self) -> tuple[float, float]:
@@ -147,7 +149,8 @@ class ReplayBuffer:
         Returns:
             index: (M,) int64, where the M valid ones are now.
         """
-        N, device, next_index = len(obs), self.device, self.arrays["next_index"]
+        self._put()
+        N, device = len(obs), self.device
         fields = dict(obs=obs, action=action, reward=step.reward)
         fields |= dict(next_obs=step.next_obs, terminated=step.terminated)
         for name, values in fields.items():
@@ -173,22 +176,34 @@ class ReplayBuffer:
         if start + count > self.capacity:  # round the end
             place = index = index % self.capacity
 
-        if self._latest is None or len(self._latest) != N:
-            self._latest = torch.full((N,), -1, device=device)
-        before = self._latest[rows]
+        latest = self._latest
+        if latest is None or len(latest) != N:
+            latest = torch.full((N,), -1, device=device)
+        before = latest[rows]
         # Who began a new episode in between (an error, another training) acts on something else.
         same = self.arrays["next_obs"][before] == fields["obs"]
         linked = (before >= 0) & same[:, None].flatten(1).all(1)
-        next_index[before[linked]] = index[linked]
+        done = (step.terminated | step.truncated).to(device)[rows]
+        links, latest = (before[linked], index[linked]), latest.clone()
+        latest[rows] = torch.where(done, -1, index)
+        self._change = links, place, fields, latest, self.added + count
+        self._put()
+        return index
+
+    def _put(self) -> None:
+        """Make the change that `add` found, where that is not done: an interrupt in the middle of
+        it would leave half of one transition and half of another."""
+        if self._change is None:
+            return
+        (linked, following), place, fields, latest, added = self._change
+        next_index = self.arrays["next_index"]
+        next_index[linked] = following
         # Then what is overwritten now, which in a small memory may be what was linked. An older
         # transition goes before the one that follows it: no link outlives both.
         next_index[place] = -1
         for name, values in fields.items():
             self.arrays[name][place] = values
-        done = (step.terminated | step.truncated).to(device)[rows]
-        self._latest[rows] = torch.where(done, -1, index)
-        self.added += count
-        return index
+        self._latest, self.added, self._change = latest, added, None
 
     def sample(
         self,
@@ -211,6 +226,7 @@ class ReplayBuffer:
         for name, value in (("batch_size", batch_size), ("length", length)):
             if not isinstance(value, Integral) or value < 1:
                 raise ValueError(f"{name}={value!r}; expected a whole number above 0.")
+        self._put()
         if not len(self):
             raise ValueError("the memory is empty; add transitions before sample().")
         index, weight = self.sample_indices(batch_size, generator)
@@ -249,6 +265,7 @@ class ReplayBuffer:
 
     def to(self, device: torch.device | str) -> ReplayBuffer:
         """Move it to another device; returns itself."""
+        self._put()
         if torch.device(device) != self.device:
             self.device = torch.device(device)
             self.arrays = {name: array.to(device) for name, array in self.arrays.items()}
@@ -257,6 +274,7 @@ class ReplayBuffer:
 
     def state_dict(self) -> dict[str, Any]:
         """What is in it; not the room that is still empty."""
+        self._put()
         return {
             "kind": type(self).__name__,
             "capacity": self.capacity,
@@ -277,7 +295,7 @@ class ReplayBuffer:
                 f"replay is a {type(self).__name__} with capacity={self.capacity}; expected "
                 f"replay={kind}(env, capacity={capacity}), as it was saved."
             )
-        self.added = state["added"]
+        self.added, self._change = state["added"], None
         latest = state["latest"]
         self._latest = None if latest is None else latest.to(self.device, copy=True)
         for name, array in self.arrays.items():

@@ -20,6 +20,7 @@ from typing import Any, Protocol, TextIO, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from tqdm import tqdm
 
 from metis_nb import agents
@@ -108,14 +109,18 @@ class Run:
 
     def __init__(self, env: Environment, seed: int | None):
         single_spaces(env)
-        if seed is not None and (not isinstance(seed, Integral) or not 0 <= seed < 2**63):
-            raise ValueError(f"seed={seed!r}; expected None or a whole number from 0 to 2**63 - 1.")
+        self._check_seed(seed)
         self.env = env
         self.seed: int | None = None if seed is None else int(seed)
         self.networks: dict[str, nn.Module] = {}
         self._parameters: list[Tensor] = []
         self.state: State = {}
         self._clear()
+
+    @staticmethod
+    def _check_seed(seed: Any) -> None:
+        if seed is not None and (not isinstance(seed, Integral) or not 0 <= int(seed) < 2**63):
+            raise ValueError(f"seed={seed!r}; expected None or a whole number from 0 to 2**63 - 1.")
 
     def _clear(self) -> None:
         self.view: TensorView | None = None
@@ -176,10 +181,10 @@ class Run:
         same_networks = all(self.networks.get(name) is net for name, net in networks.items())
         if self.networks and not same_parameters and not same_networks:
             self._clear()
-        self.networks, self._parameters = networks, parameters
-        if not same_parameters:
-            self.state = make_state()
-        return self.state
+        state = self.state if same_parameters else make_state()
+        # At once: an interrupt in between would leave networks without what goes with them.
+        self.networks, self._parameters, self.state = networks, parameters, state
+        return state
 
     def bound(self, *networks: nn.Module) -> State | None:
         """The state, where these are the networks that this run trains. `bind` also sees what was
@@ -194,23 +199,26 @@ class Run:
         if self.seed is None:
             self.seed = int(torch.randint(2**31, ()))
         if self.view is None:
-            self.view = TensorView(self.env, device, self.seed, self.history.episodes)
-            if self._loaded and not self.view.load_state_dict(self._loaded["view"]):
+            # Each is ours once it is whole: where an interrupt comes in between, it is made anew.
+            view = TensorView(self.env, device, self.seed, self.history.episodes)
+            if self._loaded and not view.load_state_dict(self._loaded["view"]):
                 warnings.warn(
                     f"The state of {name_of(self.env)} cannot be taken over: training goes on "
-                    f"with new episodes. ({self.view.obstacle})",
+                    f"with new episodes. ({view.obstacle})",
                     stacklevel=3,
                 )
+            self.view = view
         if self.generator is None or self.generator.device != device:
             self.view.to(device)
-            self.generator = torch.Generator(device).manual_seed(self.seed + self.view.steps)
+            generator = torch.Generator(device).manual_seed(self.seed + self.view.steps)
             if self._loaded.get("device") == device.type:
-                self.generator.set_state(self._loaded["generator"])
+                generator.set_state(self._loaded["generator"])
             for part in self.state.values():
                 if hasattr(part, "to"):
                     part.to(device)
                 else:  # an optimizer, which moves to its parameters
                     part.load_state_dict(part.state_dict())
+            self.generator = generator
         self._loaded = {}  # taken over once: a later device move must not rewind the generator
         if not self.view.running:
             self.view.reset()
@@ -229,7 +237,18 @@ class Run:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state` at the next `start`."""
+        """Go on from `state` at the next `start`.
+
+        Raises:
+            AttributeError, LookupError, RuntimeError, TypeError, ValueError: it is no such state.
+        """
+        if state:
+            TensorView.check_state(state["view"])
+            self._check_seed(state["seed"])
+            if state["device"] == "cpu":  # of other devices it cannot be known
+                torch.Generator().set_state(state["generator"])
+            if state["steps"] != state["view"]["steps"]:
+                raise ValueError(f"{state['steps']} steps, of which {state['view']['steps']}")
         self._loaded = state
         self.seed = state.get("seed", self.seed)
 
@@ -271,6 +290,9 @@ class Run:
         if progress and not any(isinstance(callback, View) for callback in callbacks):
             callbacks += [view for view in [make_view()] if view is not None]
         view = next((c for c in callbacks if isinstance(c, View) and c.visible), None)
+        for part in self.state.values():
+            if isinstance(part, Optimizer):
+                _forget_the_unfinished(part)
         self._trainer, self._callbacks = trainer, callbacks
         self.begin, self.goal = self.steps, self.steps + int(steps)
         self.stopped = self.interrupted = False
@@ -353,8 +375,10 @@ def _interruption(run: Run, say: Callable[[str], bool]) -> Iterator[None]:
         run.interrupted = True
         run.stop()
         text = "Stopping after this update. Interrupt again to stop at once."
-        if not say(text):
-            tqdm.write(text, file=bar_stream())
+        # It comes at any moment, perhaps in the middle of writing to the same stream, which raises.
+        with contextlib.suppress(Exception):
+            if not say(text):
+                tqdm.write(text, file=bar_stream())
 
     handle.run = run  # type: ignore[attr-defined]
     before = signal.signal(signal.SIGINT, handle)
@@ -364,6 +388,13 @@ def _interruption(run: Run, say: Callable[[str], bool]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
         if run.interrupted and callable(before) and hasattr(before, "run"):
             before(signal.SIGINT, None)  # a training inside another: both are to end
+
+
+def _forget_the_unfinished(optimizer: Optimizer) -> None:
+    """An optimizer makes its moments in its first step, one after another. With what an interrupt
+    left of them no later step would run; before that first step, they hold nothing."""
+    for parameter in [p for p, kept in optimizer.state.items() if not kept.get("step", 1)]:
+        del optimizer.state[parameter]
 
 
 @contextlib.contextmanager

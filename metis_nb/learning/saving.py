@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,23 +74,35 @@ def load(
         FileNotFoundError, ValueError: there is no such file, or it holds something else.
     """
     state = checkpoint.read(path)
-    if state["trainer"] != kind.__name__:
-        raise ValueError(
-            f"path={str(path)!r} holds a {state['trainer']} trainer; expected a {kind.__name__}. "
-            f"Use {state['trainer']}.load."
-        )
-    saved = SpacesOnly(state["spaces"])
-    if single_spaces(saved) != single_spaces(env):
-        raise ValueError(
-            f"path={str(path)!r} was trained on {state['environment']} with the spaces "
-            f"{saved.observation_space} and {saved.action_space}; env={name_of(env)} has others: "
-            f"{' and '.join(map(str, single_spaces(env)))}."
-        )
-    own = {} if replay is None else {"replay": replay}
-    fields = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    settings = state["hyperparameters"]
-    settings = {n if n in fields else RENAMED_FIELDS.get(n, n): v for n, v in settings.items()}
-    trainer = kind(env, **settings, **own)  # type: ignore[call-arg]
+    # Where nothing of the reader's own is in it, whatever goes wrong is the file's fault.
+    own = {name: mine for name, mine in {"replay": replay, **given}.items() if mine is not None}
+    with contextlib.nullcontext() if own else checkpoint.blamed(path):
+        return _made_of(kind, path, state, env, own)
+
+
+def _made_of(
+    kind: type[T], path: str | Path, state: dict[str, Any], env: Environment, own: dict[str, Any]
+) -> T:
+    with checkpoint.blamed(path):
+        if state["trainer"] != kind.__name__:
+            raise ValueError(
+                f"path={str(path)!r} holds a {state['trainer']} trainer; expected a "
+                f"{kind.__name__}. Use {state['trainer']}.load."
+            )
+        saved = SpacesOnly(state["spaces"])
+        if single_spaces(saved) != single_spaces(env):
+            raise ValueError(
+                f"path={str(path)!r} was trained on {state['environment']} with the spaces "
+                f"{saved.observation_space} and {saved.action_space}; env={name_of(env)} has "
+                f"others: {' and '.join(map(str, single_spaces(env)))}."
+            )
+        fields = {f.name for f in dataclasses.fields(kind) if f.init}  # type: ignore[arg-type]
+        settings = state["hyperparameters"]
+        settings = {n if n in fields else RENAMED_FIELDS.get(n, n): v for n, v in settings.items()}
+        if unknown := settings.keys() - (fields - {"env", "replay"}):
+            raise ValueError(f"a {kind.__name__} has no {' and no '.join(sorted(unknown))}")
+    memory = {"replay": own["replay"]} if "replay" in own else {}
+    trainer = kind(env, **settings, **memory)  # type: ignore[call-arg]
 
     def network(name: str, argument: str, mine: nn.Module | None) -> nn.Module:
         if mine is not None:
@@ -99,11 +113,12 @@ def load(
                 f"layer changed after it was made): make it again and pass it, "
                 f"{kind.__name__}.load(path, env, {argument}=...)."
             )
-        return agents.make(state["recipes"][name], env)
+        with checkpoint.blamed(path):
+            return agents.make(state["recipes"][name], env, state["networks"][name])
 
     arguments: dict[str, Any] = {}
     for argument in inspect.signature(trainer.prepare).parameters:
-        mine: Any = given.get(argument)
+        mine: Any = own.get(argument)
         if argument in state["recipes"]:
             arguments[argument] = network(argument, argument, mine)
         else:  # a sequence of networks, saved one by one
@@ -118,11 +133,19 @@ def load(
         agents.unwrap(bound).load_state_dict(state["networks"][name])
     for name, part in run.state.items():
         part.load_state_dict(renamed(state["state"][name]))
-    run.history.extend(state["history"])
-    run.history.episodes.extend(state["episodes"])
-    run.seconds = state["seconds"]
-    run.load_state_dict(state["run"])
+    with checkpoint.blamed(path):
+        run.history.extend(_row(row) for row in state["history"])
+        run.history.episodes.extend((int(at), r + 0.0, int(n)) for at, r, n in state["episodes"])
+        run.seconds = float(state["seconds"])
+        run.load_state_dict(state["run"])
     return trainer
+
+
+def _row(row: dict[str, float]) -> dict[str, float]:
+    """One row of a history, checked."""
+    if not all(isinstance(each, Real) for each in row.values()) or "steps" not in row:
+        raise ValueError(f"a row of the history is {row!r:.100}")
+    return row
 
 
 def members(argument: str, saved: Iterable[str]) -> Iterator[str]:
