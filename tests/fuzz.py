@@ -40,7 +40,7 @@ from metis_nb.envs.spaces import ActionUnits
 TRAINERS = ("VPG", "A2C", "PPO", "DQN", "DDQN", "DDPG", "TD3", "SAC")
 ON_POLICY, Q_NETWORKS, DETERMINISTIC = ("VPG", "A2C", "PPO"), ("DQN", "DDQN"), ("DDPG", "TD3")
 # Of rewards and of observations.
-SCALES = (1e-3, 1.0, 1e3)
+SCALES = (1e-8, 1e-3, 1.0, 1e3, 1e8)
 MODES = tuple(mode.name for mode in AutoresetMode)
 PACKAGE = Path(metis_nb.__file__).parent
 OURS = (TypeError, ValueError, FloatingPointError)
@@ -151,7 +151,7 @@ class Fuzzed(gym.Env):
         super().reset(seed=seed)
         self.episode += 1
         self.count, self.sum, self.over = 0, 0.0, False
-        return self._formed(self._obs("first observation")), {}
+        return self._formed(self._seen(self._obs("first observation"))), {}
 
     def step(self, action):
         assert not self.over, "a step after the end of an episode"
@@ -168,8 +168,14 @@ class Fuzzed(gym.Env):
         terminated = self.over and how in ("terminated", "both")
         truncated = self.over and how in ("truncated", "both")
         flag = {"numpy": np.bool_, "int": int, "array": np.array}.get(self.forms[0], bool)
-        obs = self._formed(self._obs("observation"))
+        obs = self._formed(self._seen(self._obs("observation")))
         return obs, reward, flag(terminated), flag(truncated), {}
+
+    def _seen(self, obs):
+        """Numbers too large to square in float32 are to be refused, as those not finite are."""
+        most = np.abs(np.asarray(obs, np.float64)).max(initial=0.0)
+        self.seen_broken = self.seen_broken or bool(most >= 1e15)
+        return obs
 
     def _formed(self, obs):
         if not isinstance(obs, np.ndarray):
@@ -760,7 +766,8 @@ def settings_for(draw: Draw, trainer: str) -> dict[str, Any]:
 def drawn(trainer: str, seed: int) -> Case:
     """The training that this number stands for."""
     draw = Draw(f"{trainer}, {seed}")  # letters, so that no two are alike
-    obs: BoxOf | DiscreteOf = box(draw, ANY_SHAPE if draw.random() < 0.3 else VECTORS)
+    shapes = ANY_SHAPE if draw.random() < 0.3 else VECTORS
+    obs: BoxOf | DiscreteOf = box(draw, shapes, huge=draw.random() < 0.1)
     flatten = draw.seldom()
     if draw.seldom():
         obs, flatten = discrete(draw), draw.often()

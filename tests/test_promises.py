@@ -488,6 +488,7 @@ KILLED = """
 """
 
 
+@pytest.mark.as_made
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 @pytest.mark.parametrize("Trainer", [PPO, DQN, SAC])
 def test_a_training_that_is_killed_again_and_again_ends_as_one_that_was_not(Trainer, tmp_path):
@@ -684,3 +685,16 @@ def test_an_actor_that_lacks_only_act_is_spoken_of_once_and_trains():
         trainer.train(mine, critic, steps=256, progress=False)
     assert [each.filename for each in said] == [__file__]
     assert len(trainer.history) == 2
+
+
+def test_a_small_critic_of_many_actions_is_loaded(tmp_path):
+    """Sizes that a file declares are compared with its weights; a critic has one output."""
+    env = envs.DiscretizeAction(gym.make("Pendulum-v1"), bins=50)
+    networks = [make(env, hidden_sizes=(4,)) for make in (agents.actor, agents.critic)]
+    trainer = PPO(env, seed=0, rollout_steps=8)
+    trainer.train(*networks, steps=8, progress=False)
+    trainer.save(tmp_path / "saved")
+    loaded = PPO.load(tmp_path / "saved", env)
+    for ours, theirs in zip(networks, (loaded.actor, loaded.critic), strict=True):
+        for one, two in zip(ours.parameters(), theirs.parameters(), strict=True):
+            assert torch.equal(one, two)

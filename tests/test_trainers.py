@@ -656,15 +656,18 @@ def test_only_differences_between_advantages_count(Trainer):
         assert torch.allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.as_made
 @with_an_actor
 def test_the_old_policy_stays_the_old_policy_within_an_update(Trainer):
     """With next to no learning rate, ratios stay 1 although observations are normalised."""
     env = gym.make("Pendulum-v1")
     trainer = make(Trainer, env, 2048, learning_rate=1e-12)
     actor, critic = agents.actor(env), agents.critic(env)
-    for _ in range(2):
+    for update in range(3):
         metrics = learn(trainer, actor, critic, trainer.collect(actor))
         assert float(metrics["kl"]) < 1e-6
+        if update == 0:  # it has met something; now let it say something
+            nn.init.normal_(actor.head.weight)
 
 
 @pytest.mark.parametrize("Trainer", [A2C, VPG])
@@ -985,6 +988,7 @@ def test_before_anything_was_learned_the_policy_is_the_one_that_acted():
     env = gym.make("CartPole-v1")
     actor = agents.actor(env, body=nn.Sequential(nn.Linear(4, 32), nn.Dropout(0.5), nn.Tanh()))
     nn.init.normal_(actor.head.weight, 0, 0.7)
+    agents.update_statistics(actor, torch.randn(100, 4))  # it is not as it was made
     trainer = Watched(env, rollout_steps=256, minibatch_size=999, epochs=1, seed=0)
     trainer.train(actor, agents.critic(env), steps=256, progress=False)
     assert torch.allclose(ratios[0], torch.ones(256), atol=1e-5)

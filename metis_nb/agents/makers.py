@@ -169,7 +169,8 @@ def make(
         raise ValueError(f"activation={config['activation']!r}; expected an activation of torch.nn")
     if weights is not None:  # before they are made: they may be more than there is memory for
         room = sum(tensor.numel() for tensor in weights.values())
-        outputs = int(getattr(single_spaces(env)[1], "n", 1))
+        choices = int(getattr(single_spaces(env)[1], "n", 1))
+        outputs = choices if config["function"] in ("actor", "q_network") else 1
         sizes = [*config["hidden_sizes"], outputs]
         if any(one * two > room for one, two in pairwise([1, *sizes])):
             raise ValueError(f"layers of {sizes} units; the file has {room} numbers for them.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import multiprocessing.connection
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ Array = Any  # np.ndarray or Tensor: where the environment lives
 NAMES = ("observation", "reward", "terminated", "truncated")  # of what a step gives
 OF_NUMBERS = NAMES[1:]  # one for each environment
 TYPES = (np.float32, np.float32, np.bool_, np.bool_)
+LARGEST = 1e15  # a thousand sums of such numbers can still be squared in float32
 MOST_RESETS = 10  # in a row, of steps that were to reset an environment and did not
 TENSOR_TYPES = {np.float32: torch.float32, np.bool_: torch.bool}
 # Vector environments seed their N sub-environments s, s + 1, ..., s + N - 1. Seeds this far apart
@@ -147,7 +147,8 @@ class TensorView:
         """Take policy actions (N,) int64 or (N, A) float32, one for each environment.
 
         Raises:
-            FloatingPointError: an observation or reward that is not finite, and at which step.
+            FloatingPointError: an observation or reward that is not finite, or of 1e15 and more,
+                and at which step.
         """
         # Until the step is whole, the view counts as stopped in the middle (Ctrl-C, an error).
         self._obs, valid = None, ~self.resetting
@@ -297,18 +298,21 @@ class TensorView:
                 ) from error
 
     def _check(self, obs: Array, reward: Array) -> None:
-        if isinstance(obs, Tensor):  # one sum says whether all is well: on a GPU each look waits
-            fine = math.isfinite(float(obs.sum() + reward.sum()))
+        if isinstance(obs, Tensor):  # in one number: on a GPU each look waits
+            fine = bool((obs.abs() < LARGEST).all() & (reward.abs() < LARGEST).all())
         else:
-            fine = bool(np.isfinite(reward).all() and np.isfinite(obs).all())
+            fine = bool((abs(reward) < LARGEST).all() and (abs(obs) < LARGEST).all())
         if fine:
             return
         for name, values in (("observation", obs), ("reward", reward)):
-            bad = ~torch.as_tensor(values).reshape(self.num_envs, -1).isfinite().all(1)
+            numbers = torch.as_tensor(values).reshape(self.num_envs, -1)
+            bad = ~(numbers.abs() < LARGEST).all(1)
             if bool(bad.any()):
                 index = int(bad.nonzero()[0, 0])
+                finite = bool(numbers[index].isfinite().all())
+                fault = f"beyond {LARGEST:.0e}, where float32 ends" if finite else "not finite"
                 raise FloatingPointError(
-                    f"env gave a {name} that is not finite ({values[index].tolist()}) at "
+                    f"env gave a {name} that is {fault} ({values[index].tolist()}) at "
                     f"environment step {self.steps}, in environment {index} of {self.num_envs}. "
                     f"Training stopped before it could reach the networks, which are as they "
                     f"were after the last update."
