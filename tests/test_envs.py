@@ -308,24 +308,39 @@ def test_which_sub_environment_is_named(mode):
         experience(view, 20)
 
 
-def test_huge_but_finite_numbers_are_accepted():
-    class Huge(Scripted):
-        observation_space = Box(-np.inf, np.inf, (2,), np.float32)
+class Huge(Scripted):
+    observation_space = Box(-np.inf, np.inf, (2,), np.float32)
 
-        def _obs(self):
-            return np.full(2, 3e38, np.float32)
+    def __init__(self, size, reward=0.0):
+        super().__init__()
+        self.size, self.reward = size, reward
 
-    assert len(experience(TensorView(Huge()), 3)) == 3
+    def _obs(self):
+        return np.full(2, self.size, np.float32)
+
+    def step(self, action):
+        obs, _, *rest = super().step(action)
+        return obs, self.reward, *rest
+
+
+def test_huge_numbers_are_accepted_as_long_as_their_squares_are_numbers():
+    assert len(experience(TensorView(Huge(9e14, -9e14)), 3)) == 3
+
+
+@pytest.mark.parametrize("size", [1e15, -3e38])
+def test_numbers_with_squares_beyond_float32_are_named(size):
+    """Running statistics would take in an infinite variance, and give out nan."""
+    with pytest.raises(FloatingPointError, match=r"observation that is beyond 1e\+15.*step 0"):
+        TensorView(Huge(size)).reset()
+    view = TensorView(Huge(0.0, size))
+    view.reset()
+    with pytest.raises(FloatingPointError, match=r"reward that is beyond 1e\+15.*step 1"):
+        view.step(torch.tensor([0]))
 
 
 @pytest.mark.parametrize("reward", [1e300, np.float64(1e300), np.array(1e300)])
 def test_a_number_too_large_for_float32_is_named_without_a_warning(reward):
-    class Huge(Scripted):
-        def step(self, action):
-            obs, _, *rest = super().step(action)
-            return obs, reward, *rest
-
-    view = TensorView(Huge())
+    view = TensorView(Huge(0.0, reward))
     view.reset()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -5,6 +5,7 @@ other work in the same process, many hours.
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -698,3 +699,16 @@ def test_a_small_critic_of_many_actions_is_loaded(tmp_path):
     for ours, theirs in zip(networks, (loaded.actor, loaded.critic), strict=True):
         for one, two in zip(ours.parameters(), theirs.parameters(), strict=True):
             assert torch.equal(one, two)
+
+
+# --- docs/promises.md -----------------------------------------------------------------------------
+
+
+def test_every_promise_names_tests_that_exist():
+    rows = [row for row in (ROOT / "docs/promises.md").read_text().splitlines() if "**" in row]
+    assert len(rows) >= 20
+    for row in rows:
+        names = re.findall(r"`(tests/\w+\.py)::(\w+)`", row)
+        assert names, f"no test holds: {row}"
+        for file, name in names:
+            assert f"def {name}(" in (ROOT / file).read_text(), f"{file} has no {name}"
