@@ -1,6 +1,7 @@
 """Networks: shapes, distributions, running statistics, action units, bad input."""
 
 import inspect
+import math
 import re
 
 import gymnasium as gym
@@ -76,6 +77,20 @@ def test_gaussian_log_prob_is_that_of_the_formula():
     assert torch.allclose(agents.Gaussian(mean, std).log_prob(action), formula, atol=1e-5)
 
 
+def test_gaussian_entropy_is_the_sum_of_that_of_each_dimension():
+    std = [0.5, 2.0, 1.0]
+    entropy = agents.Gaussian(torch.zeros(1, 3), torch.tensor([std])).entropy()
+    by_hand = sum(0.5 * math.log(2 * math.pi * math.e * each**2) for each in std)
+    assert entropy.tolist() == pytest.approx([by_hand])
+
+
+def test_a_gaussian_actor_learns_the_logarithm_of_its_deviation():
+    actor = agents.actor(Spaces(OBS, WIDE))
+    nn.init.constant_(actor.log_std, math.log(0.3))
+    pi = agents.policy(actor, torch.randn(7, 3))
+    assert torch.allclose(pi.stddev, torch.full((7, 3), 0.3))
+
+
 def test_sampling_with_a_generator_leaves_the_global_one_alone():
     before = torch.get_rng_state()
     own = torch.Generator().manual_seed(0)
@@ -88,6 +103,11 @@ def test_the_first_policy_is_nearly_uniform():
     env = Spaces(OBS, Discrete(4))
     probs = agents.policy(agents.actor(env), torch.randn(100, 3)).probs
     assert (probs - 0.25).abs().max() < 0.02
+
+
+def test_the_first_mean_of_a_gaussian_policy_lies_in_the_middle():
+    pi = agents.policy(agents.actor(Spaces(OBS, WIDE)), torch.randn(100, 3))
+    assert pi.mean.abs().max() < 0.05
 
 
 # --- actions in the environment's units -------------------------------------------------------
@@ -997,6 +1017,13 @@ def test_an_activation_of_your_own_is_no_recipe():
             return x.sin()
 
     assert agents.actor(Spaces(OBS, Discrete(2)), activation=Mine).config is None
+
+
+def test_statistics_are_those_of_the_network_within_a_wrapper():
+    critic, obs = agents.critic(Spaces(OBS, WIDE)), torch.randn(7, 3)
+    agents.update_statistics(nn.DataParallel(critic), obs, returns=torch.arange(7.0))
+    assert int(critic.obs_statistics.count) == int(critic.return_statistics.count) == 7
+    assert float(critic.return_statistics.mean) == pytest.approx(3)
 
 
 def test_networks_without_statistics_are_left_alone():

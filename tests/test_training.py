@@ -11,9 +11,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from gymnasium.vector import AutoresetMode
 
 import metis_nb
 from metis_nb import PPO, agents, callbacks, envs, evaluate, plots
+from metis_nb.envs import TensorView
 from tests.scripted import EPISODES, Scripted, TorchVector, in_every_mode
 
 
@@ -36,6 +38,19 @@ def test_episodes_are_counted_as_they_happened(name):
         assert (at, length) == (steps, expected)
         assert episode_return == pytest.approx(sum(rewards), abs=1e-4)
     assert len(history.episodes) > 80
+
+
+def test_the_reward_of_a_step_that_only_resets_is_in_no_return():
+    """A wrapper adds 1 to every reward, to that of such a step too."""
+    env = gym.vector.SyncVectorEnv([Scripted], autoreset_mode=AutoresetMode.NEXT_STEP)
+    view = TensorView(gym.wrappers.vector.TransformReward(env, lambda reward: reward + 1))
+    view.reset()
+    while len(view.finished) < 4:
+        view.step(torch.zeros(1, dtype=torch.int64))
+    for episode, (_, total, length) in enumerate(view.finished):
+        assert length == EPISODES[episode][0]
+        rewards = [2 + 0.5 * t - 0.25 * episode + 0.1 * t**2 for t in range(1, length + 1)]
+        assert total == pytest.approx(sum(rewards), rel=1e-5)
 
 
 def test_history_is_rows_and_columns():
