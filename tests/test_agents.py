@@ -1026,6 +1026,19 @@ def test_statistics_are_those_of_the_network_within_a_wrapper():
     assert float(critic.return_statistics.mean) == pytest.approx(3)
 
 
+@pytest.mark.parametrize("make", [agents.actor, agents.critic, agents.q_network])
+def test_layers_see_observations_as_they_are_standardised(make):
+    network, obs = make(Spaces(OBS, Discrete(4))), torch.randn(50, 3)
+    nn.init.orthogonal_(network.head.weight)
+    before = network(obs)
+    far = 100 + 5 * obs
+    agents.update_statistics(network, far)
+    mean, std = far.mean(0), far.std(0, correction=0)
+    assert not torch.allclose(network(obs), before, atol=1e-2)
+    # What is as far from what it met as `obs` was from 0.
+    assert torch.allclose(network(mean + std * obs), before, atol=1e-3)
+
+
 def test_networks_without_statistics_are_left_alone():
     plain = nn.Linear(3, 1)
     agents.update_statistics(plain, torch.randn(5, 3), returns=torch.randn(5))

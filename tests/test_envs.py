@@ -205,10 +205,9 @@ def test_where_one_is_reset_the_others_stay_as_they_are():
 
     class Rows(gym.vector.VectorWrapper):
         def reset(self, *, seed=None, options=None):
+            mask = (options or {}).get("reset_mask", np.ones(2, bool))
             obs, info = self.env.reset(seed=seed, options=options)
-            if options:
-                obs = np.where(options["reset_mask"][:, None], obs, np.float32(-1))
-            return obs, info
+            return np.where(mask[:, None], obs, np.float32(-1)), info
 
     makers = [Scripted, lambda: Scripted(first=1)]  # the first ends after 3 steps
     view = TensorView(Rows(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)))

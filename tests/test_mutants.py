@@ -79,6 +79,7 @@ def test_what_pytest_says_is_read_right(tmp_path):
     (tmp_path / "tests" / "test_it.py").write_text(code)
     chosen = ["-k", "test_x", "tests/test_it.py"]
     assert mutants.run_tests(tmp_path, chosen, 120).failed == ["tests/test_it.py::test_x[a - b]"]
+    assert mutants.run_tests(tmp_path, ["-k", "test_y", "tests/test_it.py"], 3).hangs
     with pytest.raises(mutants.Broken, match="ended with 4"):
         mutants.run_tests(tmp_path, ["tests/test_it.py::test_of_another_name"], 120)
 

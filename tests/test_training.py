@@ -339,6 +339,18 @@ def test_evaluate_samples_if_asked_to():
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_evaluate_samples_in_the_environments_units():
+    """A policy that hardly varies does the same, drawn or not; half of the way to a torque of 2."""
+    env = gym.make("Pendulum-v1")
+    actor = agents.actor(env)
+    with torch.no_grad():
+        actor.head.weight.zero_()
+        actor.head.bias.fill_(0.5)
+        actor.log_std.fill_(-20.0)
+    sampled = evaluate(env, actor, episodes=2, deterministic=False)
+    assert np.allclose(sampled, evaluate(env, lambda obs: [1.0], episodes=2), rtol=1e-3)
+
+
 def test_evaluate_takes_a_plain_function():
     def balance(obs):
         return int(obs @ np.array([0.0, 0.1, 1.0, 0.3]) > 0)

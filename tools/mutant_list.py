@@ -1236,6 +1236,7 @@ NETWORKS = [
         "V(s) is in standard deviations, not in units of reward",
         "self.return_statistics.denormalize(self.head(self.features(obs)).squeeze(-1))",
         "self.head(self.features(obs)).squeeze(-1)",
+        ("trainers::test_the_critic_loss_is_a_share_of_the_variance",),
     ),
     Mutant(
         "values-with-second-axis",
@@ -1794,6 +1795,7 @@ ENVIRONMENTS = [
         "a loaded training plays its first episodes again",
         "self.next_seed += self.steps % (SEED_STRIDE // 4)",
         "pass",
+        ("trainers::test_hidden_environments_do_not_play_their_first_episodes_again",),
     ),
     Mutant(
         "steps-count-resets",
@@ -2054,6 +2056,7 @@ SAVING = [
         "another seed draws the same actions",
         "manual_seed(self.seed + self.view.steps)",
         "manual_seed(0)",
+        ("trainers::test_the_seed_decides_what_is_drawn_too",),
     ),
     Mutant(
         "generator-not-of-the-trainer",

@@ -149,7 +149,7 @@ def run_tests(folder: Path, arguments: list[str], limit: float) -> Outcome:
     seconds = time.perf_counter() - began
     if hangs:
         return Outcome([], True, seconds)
-    found = r"^(?:FAILED|ERROR) (tests/\S+?\.py::.+?)(?: - .*)?$"
+    found = r"^(?:FAILED|ERROR) (tests/\S+?\.py::[\w:]+(?:\[.*?\])?)(?: - .*)?$"
     failed, code = re.findall(found, output, re.MULTILINE), process.exitcode
     if code < 0:
         failed = [f"ended by signal {-code}"]
