@@ -66,6 +66,17 @@ def test_history_is_rows_and_columns():
         history["reward"]
 
 
+def test_the_return_of_a_row_is_that_of_the_last_20_episodes_before_it():
+    trainer, actor, critic = small(Scripted())  # whose episodes differ, and are short
+    history = trainer.train(actor, critic, steps=300)
+    for row in history:
+        before = [episode for episode in history.episodes if episode[0] <= row["steps"]]
+        assert len(before) > 20
+        assert row["episodes"] == len(before)
+        assert row["return"] == pytest.approx(np.mean([total for _, total, _ in before[-20:]]))
+        assert row["length"] == pytest.approx(np.mean([length for *_, length in before[-20:]]))
+
+
 # --- callbacks --------------------------------------------------------------------------------
 
 
