@@ -1039,6 +1039,15 @@ def test_layers_see_observations_as_they_are_standardised(make):
     assert torch.allclose(network(mean + std * obs), before, atol=1e-3)
 
 
+def test_a_critic_predicts_standardised_returns_and_answers_in_units_of_reward():
+    critic = agents.critic(Spaces(OBS, WIDE))
+    agents.update_statistics(critic, returns=torch.tensor([70.0, 130.0]))  # 100, give or take 30
+    nn.init.zeros_(critic.head.weight)
+    for standardised, value in ((0.0, 100.0), (1.0, 130.0), (-2.0, 40.0)):
+        nn.init.constant_(critic.head.bias, standardised)
+        assert critic(torch.randn(4, 3)).tolist() == pytest.approx([value] * 4)
+
+
 def test_networks_without_statistics_are_left_alone():
     plain = nn.Linear(3, 1)
     agents.update_statistics(plain, torch.randn(5, 3), returns=torch.randn(5))

@@ -122,6 +122,16 @@ def test_stop_at_stops_at_the_return():
     assert trainer.run.steps < 100_000
 
 
+def test_stop_at_waits_for_as_many_episodes_as_it_takes_the_mean_of():
+    trainer, *_ = small(Scripted())
+    stop, answers = callbacks.stop_at(10, episodes=3), []
+    for total in (50.0, 20.0, -50.0, 60.0, 15.0):
+        trainer.history.episodes.append((0, total, 1))
+        answers.append(bool(stop(trainer)))
+    # Too few, too few, 20/3, 10, 25/3
+    assert answers == [False, False, False, True, False]
+
+
 def test_save_every_saves_every_so_often(tmp_path):
     trainer, actor, critic = small(gym.make("CartPole-v1"))
     path = tmp_path / "file"

@@ -1236,7 +1236,7 @@ NETWORKS = [
         "V(s) is in standard deviations, not in units of reward",
         "self.return_statistics.denormalize(self.head(self.features(obs)).squeeze(-1))",
         "self.head(self.features(obs)).squeeze(-1)",
-        ("trainers::test_the_critic_loss_is_a_share_of_the_variance",),
+        ("agents::test_a_critic_predicts_standardised_returns_and_answers_in_units_of_reward",),
     ),
     Mutant(
         "values-with-second-axis",
@@ -1746,6 +1746,7 @@ ENVIRONMENTS = [
         "one environment's end begins new episodes in all",
         "np.where(where, fresh, obs)",
         "fresh",
+        ("envs::test_where_one_is_reset_the_others_stay_as_they_are",),
     ),
     Mutant(
         "done-is-terminated",
