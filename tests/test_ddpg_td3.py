@@ -395,6 +395,19 @@ def test_the_actors_gradient_by_hand(Trainer):
 
 
 @all_three
+def test_an_update_asks_the_target_networks_for_its_targets(Trainer):
+    env, asked = Spaces((1,), Box(-1, 1, (1,))), []
+    actor, critics = networks_for(Trainer, env)
+    trainer = Trainer(env)
+    td_target = trainer.td_target
+    trainer.td_target = lambda *given: asked.append(given) or td_target(*given)
+    trainer.update(actor, critics, batch_of([1, 3], [0.5, -0.5], [100, -70], [0, 0]))
+    targets = {name: net for name, net in trainer.run.state.items() if name.startswith("target_")}
+    assert [*targets] == ["target_actor", "target_critic" + ("s" if Trainer is TD3 else "")]
+    assert all(net is target for net, target in zip(asked[0], targets.values()))
+
+
+@all_three
 def test_long_gradients_are_shortened(Trainer):
     """All networks of one optimizer together."""
     norms = []

@@ -709,6 +709,20 @@ def test_kl_is_the_divergence_of_the_new_policy_from_the_old(Trainer):
     assert math.isclose(float(metrics["kl"]), expected, rel_tol=1e-6)
 
 
+@pytest.mark.parametrize("Trainer", [A2C, VPG])
+def test_kl_of_a_few_steps_is_the_estimate_that_is_never_negative(Trainer):
+    """Of three games, by the probabilities of their actions before and after."""
+    rollout, actor = played(Trainer, [(0, 5, 2), (7, 1, 3), (2, 2, 2)]), TableActor()
+    taken = rollout.action[rollout.valid][:, None]
+    chosen = lambda: actor(rollout.obs[rollout.valid]).softmax(1).gather(1, taken).detach()  # noqa: E731
+    old = chosen()
+    critic = TableCritic(torch.zeros(4, 2, dtype=torch.float64))
+    metrics = learn(Trainer(Scripted(), learning_rate=0.3), actor, critic, rollout)
+    ratio = chosen() / old
+    expected = float((ratio - 1 - ratio.log()).mean())
+    assert math.isclose(float(metrics["kl"]), expected, rel_tol=1e-6)
+
+
 @with_a_critic
 def test_one_network_for_both(Trainer):
     env = gym.make("CartPole-v1")

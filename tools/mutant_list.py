@@ -585,14 +585,15 @@ TARGETS = [
         ".max()",
     ),
     *each(
-        "dqn ddqn ddpg td3",
+        "dqn ddpg td3",
         "target-not-detached",
         "gradients flow into the targets",
         "    @torch.no_grad()\n    def td_target",
         "    def td_target",
+        survives="only target networks are asked, which are frozen copies in eval mode",
     ),
     *each(
-        "sac",
+        "ddqn sac",
         "target-not-detached",
         "gradients flow into the targets",
         "    @torch.no_grad()\n    def td_target",
