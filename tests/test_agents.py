@@ -1,6 +1,7 @@
 """Networks: shapes, distributions, running statistics, action units, bad input."""
 
 import inspect
+import math
 import re
 
 import gymnasium as gym
@@ -76,6 +77,20 @@ def test_gaussian_log_prob_is_that_of_the_formula():
     assert torch.allclose(agents.Gaussian(mean, std).log_prob(action), formula, atol=1e-5)
 
 
+def test_gaussian_entropy_is_the_sum_of_that_of_each_dimension():
+    std = [0.5, 2.0, 1.0]
+    entropy = agents.Gaussian(torch.zeros(1, 3), torch.tensor([std])).entropy()
+    by_hand = sum(0.5 * math.log(2 * math.pi * math.e * each**2) for each in std)
+    assert entropy.tolist() == pytest.approx([by_hand])
+
+
+def test_a_gaussian_actor_learns_the_logarithm_of_its_deviation():
+    actor = agents.actor(Spaces(OBS, WIDE))
+    nn.init.constant_(actor.log_std, math.log(0.3))
+    pi = agents.policy(actor, torch.randn(7, 3))
+    assert torch.allclose(pi.stddev, torch.full((7, 3), 0.3))
+
+
 def test_sampling_with_a_generator_leaves_the_global_one_alone():
     before = torch.get_rng_state()
     own = torch.Generator().manual_seed(0)
@@ -137,6 +152,12 @@ def test_any_axes_before_those_of_an_observation_come_out_again(network, obs_sha
         assert np.allclose(alone, together[i, j], atol=1e-6)
         assert np.allclose(made.act(torch.as_tensor(obs[i, j][None]))[0], alone, atol=1e-6)
     assert made.act(obs[:0, 0]).shape == (0, *shape)
+
+
+@pytest.mark.as_made
+def test_the_first_mean_of_a_gaussian_policy_lies_in_the_middle():
+    pi = agents.policy(agents.actor(Spaces(OBS, WIDE)), torch.randn(100, 3))
+    assert pi.mean.abs().max() < 0.05
 
 
 # --- actions in the environment's units -------------------------------------------------------
@@ -1128,6 +1149,35 @@ def test_an_activation_of_your_own_is_no_recipe():
             return x.sin()
 
     assert agents.actor(Spaces(OBS, Discrete(2)), activation=Mine).config is None
+
+
+def test_statistics_are_those_of_the_network_within_a_wrapper():
+    critic, obs = agents.critic(Spaces(OBS, WIDE)), torch.randn(7, 3)
+    agents.update_statistics(nn.DataParallel(critic), obs, returns=torch.arange(7.0))
+    assert int(critic.obs_statistics.count) == int(critic.return_statistics.count) == 7
+    assert float(critic.return_statistics.mean) == pytest.approx(3)
+
+
+@pytest.mark.parametrize("make", [agents.actor, agents.critic, agents.q_network])
+def test_layers_see_observations_as_they_are_standardised(make):
+    network, obs = make(Spaces(OBS, Discrete(4))), torch.randn(50, 3)
+    nn.init.orthogonal_(network.head.weight)
+    before = network(obs)
+    far = 100 + 5 * obs
+    agents.update_statistics(network, far)
+    mean, std = far.mean(0), far.std(0, correction=0)
+    assert not torch.allclose(network(obs), before, atol=1e-2)
+    # What is as far from what it met as `obs` was from 0.
+    assert torch.allclose(network(mean + std * obs), before, atol=1e-3)
+
+
+def test_a_critic_predicts_standardised_returns_and_answers_in_units_of_reward():
+    critic = agents.critic(Spaces(OBS, WIDE))
+    agents.update_statistics(critic, returns=torch.tensor([70.0, 130.0]))  # 100, give or take 30
+    nn.init.zeros_(critic.head.weight)
+    for standardised, value in ((0.0, 100.0), (1.0, 130.0), (-2.0, 40.0)):
+        nn.init.constant_(critic.head.bias, standardised)
+        assert critic(torch.randn(4, 3)).tolist() == pytest.approx([value] * 4)
 
 
 def test_networks_without_statistics_are_left_alone():

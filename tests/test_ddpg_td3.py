@@ -395,6 +395,21 @@ def test_the_actors_gradient_by_hand(Trainer):
 
 
 @all_three
+def test_an_update_asks_the_target_networks_for_its_targets(Trainer):
+    env, asked = Spaces((1,), Box(-1, 1, (1,))), []
+    actor, critics = networks_for(Trainer, env)
+    trainer = Trainer(env)
+    td_target = trainer.td_target
+    trainer.td_target = lambda *given: asked.append(given) or td_target(*given)
+    trainer.update(actor, critics, batch_of([1, 3], [0.5, -0.5], [100, -70], [0, 0]))
+    targets = {name: net for name, net in trainer.run.state.items() if name.startswith("target_")}
+    # SAC has no target actor: its targets are of the policy as it is.
+    expected = [actor, *targets.values()] if Trainer is SAC else [*targets.values()]
+    assert len(expected) == 2
+    assert all(net is right for net, right in zip(asked[0], expected))
+
+
+@all_three
 def test_long_gradients_are_shortened(Trainer):
     """All networks of one optimizer together."""
     norms = []

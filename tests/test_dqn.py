@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from metis_nb import DDQN, DQN, PrioritizedReplay, ReplayBuffer, agents, envs
+from metis_nb import DDQN, DQN, PrioritizedReplay, ReplayBuffer, agents, envs, learning
 from metis_nb.learning.replay import Batch
 from tests.scripted import EPISODES, Scripted, TorchVector, in_every_mode
 from tests.test_replay import Spaces
@@ -216,6 +216,14 @@ def test_long_gradients_are_shortened(Trainer):
         trainer.update(q_network, batch_of([0, 0], [0, 1], [1.0, 1.0], [0, 0]))
         norms.append(float(q_network.values.grad.norm()))
     assert norms == pytest.approx([0.5**0.5, 0.01], rel=1e-3)
+
+
+def test_they_are_shortened_before_the_step_and_not_after_it():
+    """Numbers by hand: 10 (3, 4) has a length of 50, a hundred times the 0.5 that is allowed."""
+    run, numbers = learning.Run(Scripted(), 0), nn.Parameter(torch.tensor([3.0, 4.0]))
+    run.state["sgd"] = torch.optim.SGD([numbers], lr=1.0)
+    learning.gradient_step(run, "sgd", 5 * numbers.square().sum(), 0.5)
+    assert numbers.tolist() == pytest.approx([2.7, 3.6], abs=1e-4)
 
 
 class Told(ReplayBuffer):

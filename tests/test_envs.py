@@ -201,6 +201,23 @@ def test_a_torch_environment_gives_true_successors(mode):
     assert [step.obs[:, 0].tolist() for step in steps] == [[1, 1], [2, 2], [0, 3], [1, 0]]
 
 
+def test_where_one_is_reset_the_others_stay_as_they_are():
+    """Whatever the environment gives in their place."""
+
+    class Rows(gym.vector.VectorWrapper):
+        def reset(self, *, seed=None, options=None):
+            mask = (options or {}).get("reset_mask", np.ones(2, bool))
+            obs, info = self.env.reset(seed=seed, options=options)
+            return np.where(mask[:, None], obs, np.float32(-1)), info
+
+    makers = [Scripted, lambda: Scripted(first=1)]  # the first ends after 3 steps
+    view = TensorView(Rows(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)))
+    view.reset()
+    steps = [view.step(torch.zeros(2, dtype=torch.int64)) for _ in range(3)]
+    assert steps[-1].next_obs.tolist() == [[0, 3], [1, 3]]
+    assert steps[-1].obs.tolist() == [[1, 0], [1, 3]]
+
+
 # --- seeds ------------------------------------------------------------------------------------
 
 

@@ -42,6 +42,66 @@ def test_the_first_gradient_is_the_policy_gradient():
         assert torch.allclose(a, b, atol=1e-6)
 
 
+def test_ratios_are_those_of_the_policy_now_to_the_one_that_acted():
+    """At each of several steps on one rollout, by probabilities that the test works out anew."""
+    env = Scripted()
+    trainer = PPO(env, rollout_steps=60, epochs=4, minibatch_size=60, learning_rate=0.01)
+    actor, critic = agents.actor(env), agents.critic(env)
+    rollout, loss, ratios = trainer.collect(actor), trainer.actor_loss, []
+
+    def probabilities():
+        logits = actor(rollout.obs[:, 0]).detach().double()
+        return logits.softmax(1).gather(1, rollout.action).squeeze(1)
+
+    old = probabilities()
+
+    def actor_loss(ratio, advantage):
+        expected = (probabilities() / old).sort().values  # minibatches are shuffled
+        assert torch.allclose(ratio.detach().double().sort().values, expected, atol=1e-5)
+        ratios.append(expected)
+        return loss(ratio, advantage)
+
+    trainer.actor_loss = actor_loss
+    metrics = trainer.update(actor, critic, rollout, torch.randn(60, 1), torch.randn(60, 1))
+    first, *others = [float((ratio - 1).abs().max()) for ratio in ratios]
+    assert first < 1e-5
+    assert len(others) == 3
+    assert min(others) > 1e-3
+    last = ratios[-1]  # the epoch whose numbers are told
+    assert math.isclose(float(metrics["kl"]), float((last - 1 - last.log()).mean()), rel_tol=1e-2)
+
+
+def test_minibatches_hold_each_step_once_and_others_in_each_epoch():
+    env = Scripted()
+    trainer = PPO(env, rollout_steps=60, epochs=3, minibatch_size=20, learning_rate=0.0)
+    actor, critic, seen = agents.actor(env), agents.critic(env), []
+    loss = trainer.actor_loss
+    trainer.actor_loss = lambda ratio, advantage: seen.append(advantage) or loss(ratio, advantage)
+    advantage = torch.arange(60.0)[:, None]  # each is there once
+    trainer.update(actor, critic, trainer.collect(actor), advantage, torch.randn(60, 1))
+    epochs = [seen[:3], seen[3:6], seen[6:]]
+    everything = (advantage[:, 0] - 29.5).sort().values
+    for minibatches in epochs:
+        values = torch.cat(minibatches)
+        assert len(values) == 60
+        # Standardised over all 60 at once: each is as far from the next as any other.
+        steps = values.sort().values.diff()
+        assert torch.allclose(steps, steps.mean().expand(59), atol=1e-5)
+        assert torch.allclose(values.sort().values / steps.mean(), everything, atol=1e-3)
+    firsts = [set(minibatches[0].tolist()) for minibatches in epochs]
+    assert firsts[0] != firsts[1] != firsts[2]
+
+
+def test_what_is_watched_on_numbers_by_hand():
+    trainer, pi = PPO(Scripted(), clip_range=0.2), agents.Categorical(torch.zeros(4, 3))
+    ratio, nothing = torch.tensor([0.5, 1.5, 1.1, 1.0]), torch.tensor(0.0)
+    metrics = trainer.metrics(pi, ratio, nothing, nothing)
+    kl = sum(r - 1 - math.log(r) for r in (0.5, 1.5, 1.1, 1.0)) / 4
+    assert math.isclose(float(metrics["kl"]), kl, rel_tol=1e-5)
+    assert float(metrics["clip_fraction"]) == 0.5  # on both sides
+    assert math.isclose(float(metrics["entropy"]), math.log(3), rel_tol=1e-6)
+
+
 def test_scaling_all_rewards_changes_little_from_the_beginning():
     """Even before the critic has met any return, whose scale it takes on."""
     actors = []

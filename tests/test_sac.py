@@ -221,6 +221,19 @@ def test_the_critics_gradient_by_hand():
     assert memory.told[1].tolist() == pytest.approx(error / 2, rel=1e-4)
 
 
+@pytest.mark.parametrize("tau", [0.0, 0.25, 1.0])
+def test_target_critics_follow_each_its_own_critic_by_tau(tau):
+    trainer, actor, critics = of_tables(tau=tau, learning_rate=0.1)
+    targets = trainer.run.state["target_critics"]
+    for number, target in enumerate(targets):
+        target.values += 10.0 + number
+    before = [target.values.clone() for target in targets]
+    trainer.update(actor, critics, discrete_batch([0, 1], [2, 0], [1, 5], [1, 0]))
+    for target, old, critic in zip(targets, before, critics, strict=True):
+        expected = tau * critic.values.detach() + (1 - tau) * old
+        assert torch.allclose(target.values, expected, atol=1e-5)
+
+
 def test_the_actors_gradient_of_discrete_actions_by_finite_differences():
     """Of the sum over all actions, as the logits change."""
     trainer, actor, critics = of_tables(learning_rate=0.0, max_grad_norm=1e9, initial_alpha=0.7)

@@ -557,6 +557,24 @@ def test_the_critic_loss_is_a_share_of_the_variance(Trainer):
     assert math.isclose(float(loss.detach()), by_hand / target.var(correction=0), rel_tol=1e-4)
 
 
+@with_a_critic
+def test_no_gradient_flows_into_what_the_critic_is_to_say(Trainer):
+    """It would pull the values of next states up to those of the states before them."""
+    for numbers in Trainer(Scripted()).advantages(Waves(), random_rollout(Trainer, 0)):
+        assert not numbers.requires_grad
+
+
+@with_a_critic
+@pytest.mark.parametrize(("missed", "share"), [(0.0, 1.0), (0.5, 0.75), (1.0, 0.0)])
+def test_the_explained_variance_is_the_share_that_the_critic_knew(missed, share, Trainer):
+    """Numbers by hand: of targets of which it says all, all but half, or nothing."""
+    trainer, (actor, critic) = small(Trainer, Scripted())
+    rollout = trainer.collect(actor)
+    target = torch.randn(rollout.reward.shape)
+    metrics = trainer.update(actor, critic, rollout, missed * target, target)
+    assert float(metrics["explained_variance"]) == pytest.approx(share, abs=1e-5)
+
+
 @with_an_actor
 def test_scaling_all_rewards_changes_nothing_but_the_values(Trainer):
     """One setting serves rewards of any scale: the same policy, step for step."""
@@ -658,6 +676,17 @@ def test_only_differences_between_advantages_count(Trainer):
 
 @pytest.mark.as_made
 @with_an_actor
+def test_long_gradients_are_shortened_before_the_step(Trainer):
+    rollout, critic = all_games(Trainer), TableCritic(torch.zeros(4, 2, dtype=torch.float64))
+    once = dict(epochs=1, minibatch_size=10_000) if Trainer is PPO else {}
+    trainer = Trainer(Scripted(), max_grad_norm=0.01, learning_rate=0.0, **once)
+    learn(trainer, TableActor(), critic, rollout)
+    for group in trainer.run.state["adam"].param_groups:
+        norm = torch.cat([p.grad.flatten() for p in group["params"]]).norm()
+        assert float(norm) == pytest.approx(0.01, rel=1e-3)
+
+
+@with_an_actor
 def test_the_old_policy_stays_the_old_policy_within_an_update(Trainer):
     """With next to no learning rate, ratios stay 1 although observations are normalised."""
     env = gym.make("Pendulum-v1")
@@ -681,6 +710,20 @@ def test_kl_is_the_divergence_of_the_new_policy_from_the_old(Trainer):
     new = torch.distributions.Categorical(logits=actor(obs).detach())
     expected = float(torch.distributions.kl_divergence(old, new).mean())
     assert expected > 1e-3
+    assert math.isclose(float(metrics["kl"]), expected, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("Trainer", [A2C, VPG])
+def test_kl_of_a_few_steps_is_the_estimate_that_is_never_negative(Trainer):
+    """Of three games, by the probabilities of their actions before and after."""
+    rollout, actor = played(Trainer, [(0, 5, 2), (7, 1, 3), (2, 2, 2)]), TableActor()
+    taken = rollout.action[rollout.valid][:, None]
+    chosen = lambda: actor(rollout.obs[rollout.valid]).softmax(1).gather(1, taken).detach()  # noqa: E731
+    old = chosen()
+    critic = TableCritic(torch.zeros(4, 2, dtype=torch.float64))
+    metrics = learn(Trainer(Scripted(), learning_rate=0.3), actor, critic, rollout)
+    ratio = chosen() / old
+    expected = float((ratio - 1 - ratio.log()).mean())
     assert math.isclose(float(metrics["kl"]), expected, rel_tol=1e-6)
 
 
@@ -741,6 +784,20 @@ def test_the_same_seed_gives_the_same_training_and_another_another(Trainer):
     found = []
     for seed in (0, 0, 1):
         env = world(Trainer, "CartPole")
+        torch.manual_seed(0)
+        networks = networks_for(Trainer, env)
+        make(Trainer, env, seed=seed).train(*networks, steps=256)
+        found.append(networks[0])
+    assert same(found[0], found[1])
+    assert not same(found[0], found[2])
+
+
+@every_trainer
+def test_the_seed_decides_what_is_drawn_too(Trainer):
+    """Where the environment itself knows no chance."""
+    found = []
+    for seed in (0, 0, 1):
+        env = fitted(Trainer, Scripted())
         torch.manual_seed(0)
         networks = networks_for(Trainer, env)
         make(Trainer, env, seed=seed).train(*networks, steps=256)

@@ -11,9 +11,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from gymnasium.vector import AutoresetMode
 
 import metis_nb
 from metis_nb import PPO, agents, callbacks, envs, evaluate, plots
+from metis_nb.envs import TensorView
 from tests.scripted import EPISODES, Scripted, TorchVector, in_every_mode
 
 
@@ -38,6 +40,19 @@ def test_episodes_are_counted_as_they_happened(name):
     assert len(history.episodes) > 80
 
 
+def test_the_reward_of_a_step_that_only_resets_is_in_no_return():
+    """A wrapper adds 1 to every reward, to that of such a step too."""
+    env = gym.vector.SyncVectorEnv([Scripted], autoreset_mode=AutoresetMode.NEXT_STEP)
+    view = TensorView(gym.wrappers.vector.TransformReward(env, lambda reward: reward + 1))
+    view.reset()
+    while len(view.finished) < 4:
+        view.step(torch.zeros(1, dtype=torch.int64))
+    for episode, (_, total, length) in enumerate(view.finished):
+        assert length == EPISODES[episode][0]
+        rewards = [2 + 0.5 * t - 0.25 * episode + 0.1 * t**2 for t in range(1, length + 1)]
+        assert total == pytest.approx(sum(rewards), rel=1e-5)
+
+
 def test_history_is_rows_and_columns():
     trainer, actor, critic = small(gym.make("CartPole-v1"))
     history = trainer.train(actor, critic, steps=300)
@@ -49,6 +64,17 @@ def test_history_is_rows_and_columns():
     assert "return" in repr(history)
     with pytest.raises(KeyError, match=r"no column 'reward'.*it has steps, seconds"):
         history["reward"]
+
+
+def test_the_return_of_a_row_is_that_of_the_last_20_episodes_before_it():
+    trainer, actor, critic = small(Scripted())  # whose episodes differ, and are short
+    history = trainer.train(actor, critic, steps=300)
+    for row in history:
+        before = [episode for episode in history.episodes if episode[0] <= row["steps"]]
+        assert len(before) > 20
+        assert row["episodes"] == len(before)
+        assert row["return"] == pytest.approx(np.mean([total for _, total, _ in before[-20:]]))
+        assert row["length"] == pytest.approx(np.mean([length for *_, length in before[-20:]]))
 
 
 # --- callbacks --------------------------------------------------------------------------------
@@ -94,6 +120,16 @@ def test_stop_at_stops_at_the_return():
     recent = [episode[1] for episode in trainer.history.episodes[-20:]]
     assert np.mean(recent) >= 30
     assert trainer.run.steps < 100_000
+
+
+def test_stop_at_waits_for_as_many_episodes_as_it_takes_the_mean_of():
+    trainer, *_ = small(Scripted())
+    stop, answers = callbacks.stop_at(10, episodes=3), []
+    for total in (50.0, 20.0, -50.0, 60.0, 15.0):
+        trainer.history.episodes.append((0, total, 1))
+        answers.append(bool(stop(trainer)))
+    # Too few, too few, 20/3, 10, 25/3
+    assert answers == [False, False, False, True, False]
 
 
 def test_save_every_saves_every_so_often(tmp_path):
@@ -322,6 +358,18 @@ def test_evaluate_samples_if_asked_to():
     assert not np.allclose(greedy, sampled)
     assert np.array_equal(sampled, evaluate(env, actor, episodes=3, deterministic=False))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_evaluate_samples_in_the_environments_units():
+    """A policy that hardly varies does the same, drawn or not; half of the way to a torque of 2."""
+    env = gym.make("Pendulum-v1")
+    actor = agents.actor(env)
+    with torch.no_grad():
+        actor.head.weight.zero_()
+        actor.head.bias.fill_(0.5)
+        actor.log_std.fill_(-20.0)
+    sampled = evaluate(env, actor, episodes=2, deterministic=False)
+    assert np.allclose(sampled, evaluate(env, lambda obs: [1.0], episodes=2), rtol=1e-3)
 
 
 def test_evaluate_takes_a_plain_function():

@@ -46,9 +46,8 @@ class RunningStatistics(nn.Module):
         """Before the first `update`: take on mean and standard deviation of a batch (B, *shape),
         without counting it. After it: change nothing."""
         if not self.count:
-            variance, mean = torch.var_mean(batch, dim=0, correction=0)
-            self.variance.copy_(variance)
-            self.mean.copy_(mean)
+            self.update(batch)
+            self.count.zero_()
 
     @property
     def std(self) -> Tensor:
