@@ -21,7 +21,7 @@ def answers(probe, trainer=PPO):
     """(value, true value, action, best action) for each observation of a probe."""
     games = gym.vector.SyncVectorEnv([probe] * 16)
     settings = dict(gamma=0.9, rollout_steps=512, minibatch_size=128)
-    actor, critic, _ = train(games, 6_000, trainer=trainer, **settings)
+    actor, critic, _ = train(games, 10_000, trainer=trainer, **settings)
     for seen, (value, best) in probe().truth(gamma=0.9).items():
         obs = torch.tensor([[seen]])
         yield float(critic(obs).detach()), value, float(actor.act(obs)), best
@@ -140,20 +140,21 @@ def test_cartpole_with_one_gradient_step_for_each_batch(trainer):
     assert evaluate(env, actor).mean() >= 475
 
 
-# How far above the bar: over the seeds 0 to 4, two of these evaluations had passed in four
-# trainings of DDQN and in two of DQN, in these two after 10,000 and 25,000 steps. The early part is
-# the least steady one: after 100,000 steps nineteen of twenty pass (benchmarks/README.md).
+# How far above the bar: of ten trainings (seeds 0 to 4, both), eight had passed after 5,000 steps,
+# nine after 10,000, all after 15,000. Not all stay there: what they have found by then is lost again
+# and found again; benchmarks/README.md has what they end with after 100,000.
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("Trainer", [DQN, DDQN])
-def test_cartpole_from_a_replay_memory(Trainer):
+def test_cartpole_from_a_replay_memory(Trainer, seed):
     env = envs.make("CartPole-v1", num_envs=16)
-    metis_nb.seed(0)
-    q_network, trainer, passed = agents.q_network(env), Trainer(env, seed=0), 0
-    while passed < 2:
+    metis_nb.seed(seed)
+    q_network, trainer, mean = agents.q_network(env), Trainer(env, seed=seed), 0
+    while mean < 475:
+        assert trainer.run.steps < 15_000, f"{mean} on average after {trainer.run.steps} steps"
         trainer.train(q_network, steps=5_000)
-        passed += evaluate(env, q_network, episodes=50).mean() >= 475
-        assert trainer.run.steps <= 30_000 + 16, f"{passed} of 6 evaluations passed"
+        mean = evaluate(env, q_network, episodes=50).mean()
 
 
 # How far above the bar: after 20,000 steps all seeds in benchmarks/README.md end at -175 or more.

@@ -27,7 +27,7 @@ def q_critic_answers(probe, Trainer, seed=0, **settings):
     actor = agents.actor(games, **{option: True}, **small)
     critics = [agents.q_critic(games, **small) for _ in range(1 if kind is DDPG else 2)]
     trainer = Trainer(games, seed=seed, **(SETTINGS | OWN[kind] | settings))
-    steps = 1_800 if any(best is not None for _, best in probe().truth(0.9).values()) else 1_200
+    steps = 2_400 if any(best is not None for _, best in probe().truth(0.9).values()) else 1_200
     trainer.train(actor, critics[0] if kind is DDPG else critics, steps=steps, progress=False)
     units = ActionUnits(probe.action_space)
     for seen, (value, best) in probe().truth(gamma=0.9).items():

@@ -113,10 +113,12 @@ def mlp(
 
 
 def linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
-    """A linear layer with orthogonal weights of the given gain and zero biases."""
+    """A linear layer with orthogonal weights of the given gain. With 0, its biases are 0 too; else
+    they are as torch draws them, so that an observation of zeros has features to learn from."""
     layer = nn.Linear(inputs, outputs)
     nn.init.orthogonal_(layer.weight, gain)
-    nn.init.zeros_(layer.bias)
+    if gain == 0:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
