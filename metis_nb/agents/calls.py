@@ -167,14 +167,17 @@ def update_statistics(
 
 
 def begin_statistics(network: nn.Module, obs: Tensor) -> None:
-    """A network that has met nothing so far takes on the scale of the first obs (B, *obs_shape),
-    before it learns from them; their `update_statistics` comes after. Others are left alone.
+    """A new network takes on the scale of the first obs (B, *obs_shape) before it learns from them;
+    their `update_statistics` comes after.
 
-    What comes from `agents.actor` says the same to every observation until it has learned
-    something, so this does not change what it says.
+    New is what has met nothing and says the same to every observation (its last layer is 0), so
+    this does not change what it says: an actor stays the one that acted. Others are left alone.
     """
-    statistics = getattr(unwrap(network), "obs_statistics", None)
-    if statistics is not None:
+    inner = unwrap(network)
+    statistics, head = (getattr(inner, name, None) for name in ("obs_statistics", "head"))
+    if statistics is None or head is None or statistics.count:
+        return
+    if not any(bool(weights.any()) for weights in head.parameters()):
         statistics.begin(obs)
 
 
