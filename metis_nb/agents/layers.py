@@ -108,17 +108,17 @@ def mlp(
     sizes = [int(torch.Size(obs_shape).numel()), *hidden_sizes]
     layers: list[nn.Module] = [nn.Flatten()] if len(obs_shape) != 1 else []
     for inputs, outputs in pairwise(sizes):
-        layers += [linear(inputs, outputs, gain=2**0.5), activation()]
+        # Small biases: an observation of zeros has features, else a last layer that begins at 0
+        # would never learn from it.
+        layers += [linear(inputs, outputs, gain=2**0.5, bias=0.05), activation()]
     return nn.Sequential(*layers)
 
 
-def linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
-    """A linear layer with orthogonal weights of the given gain. With 0, its biases are 0 too; else
-    they are as torch draws them, so that an observation of zeros has features to learn from."""
+def linear(inputs: int, outputs: int, gain: float, bias: float = 0.0) -> nn.Linear:
+    """A linear layer with orthogonal weights of the given gain, and biases up to `bias`."""
     layer = nn.Linear(inputs, outputs)
     nn.init.orthogonal_(layer.weight, gain)
-    if gain == 0:
-        nn.init.zeros_(layer.bias)
+    nn.init.uniform_(layer.bias, -bias, bias)
     return layer
 
 
