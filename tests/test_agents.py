@@ -340,6 +340,7 @@ def test_discrete_actions_that_do_not_start_at_zero():
 def test_act_is_the_mode_within_the_bounds():
     actor = agents.actor(Spaces(OBS, WIDE))
     with torch.no_grad():
+        actor.head.weight.zero_()
         actor.head.bias.copy_(torch.tensor([9.0, 0.0, -9.0]))
     action = actor.act(torch.zeros(1, 3))
     assert torch.allclose(action, torch.tensor([[3.0, 0.25, -3.0]]))

@@ -328,9 +328,8 @@ class SAC:
     @property
     def resolved_target_entropy(self) -> float:
         """`target_entropy`, or what stands for None, in nats."""
-        if self.target_entropy is not None:
-            return self.target_entropy
-        return 0.5 * self.units.max_entropy if self.discrete else -float(self.units.size)
+        usual = 0.5 * self.units.max_entropy if self.discrete else -float(self.units.size)
+        return usual if self.target_entropy is None else self.target_entropy
 
     @property
     def memory(self) -> ReplayBuffer:
