@@ -353,9 +353,9 @@ def test_the_critics_gradient_by_hand(Trainer):
     trainer, actor, critics = lines(Trainer, 0.0, planes, targets, env, **settings)
     for critic in flat([critics]):
         critic.scale = torch.tensor(4.0)
-    batch = batch_of([1, 3], [0.5, -0.5], [1, 5], [0, 0], [False, True], weight=[1.0, 0.5])
+    batch = batch_of([1, 3], [0.5, -0.5], [-1, 5], [0, 0], [False, True], weight=[1.0, 0.5])
     metrics = trainer.update(actor, critics, batch)
-    target, values = np.array([1 + 0.5 * 2, 5]), [np.array([2.0, 0.0]), np.array([1.0, 3.0])]
+    target, values = np.array([-1 + 0.5 * 2, 5]), [np.array([2.0, 0.0]), np.array([1.0, 3.0])]
     weight, inputs = np.array([1, 0.5]), np.array([[1, 1, 0.5], [1, 3, -0.5]])
     loss = 0.0
     for critic, value in zip(flat([critics]), values):
@@ -364,14 +364,14 @@ def test_the_critics_gradient_by_hand(Trainer):
         loss += np.mean(weight * (value - target) ** 2 / 16)
     assert float(metrics["critic_loss"]) == pytest.approx(loss)
     assert float(metrics["q_value"]) == pytest.approx(1)
-    assert float(metrics["td_error"]) == pytest.approx((0 + 5) / 2)
+    assert float(metrics["td_error"]) == pytest.approx((2 + 5) / 2)
     if Trainer is TD3:
         assert float(metrics["disagreement"]) == pytest.approx((1 + 3) / 2)
     assert not any(number.requires_grad for number in metrics.values())
     # The memory is told what the (first) critic was wrong by, in the same units.
     index, error = trainer.memory.told
     assert index.tolist() == [0, 1]
-    assert error.tolist() == [0, 5 / 4]
+    assert error.tolist() == [-2 / 4, 5 / 4]
     assert not error.requires_grad
 
 

@@ -209,6 +209,21 @@ def test_the_target_network_gets_no_gradient_and_acts_as_in_an_evaluation(Traine
 
 
 @both
+def test_dropout_draws_nothing_in_a_target(Trainer):
+    """Neither in the values of the target network, nor in the choice of the other one."""
+    env = Spaces((1,), Discrete(4))
+    body = nn.Sequential(nn.Linear(1, 32), nn.Dropout(0.5), nn.Tanh())
+    q_network, trainer = agents.q_network(env, body=body), Trainer(env, learning_starts=1)
+    trainer.prepare(q_network)
+    nn.init.normal_(trainer.target.head.weight)
+    batch = batch_of([0.0] * 200, [0] * 200, [0.0] * 200, torch.randn(200).tolist())
+    q_network.train()
+    once, again = targets(trainer, batch), targets(trainer, batch)
+    assert torch.equal(once, again)
+    assert q_network.training
+
+
+@both
 def test_long_gradients_are_shortened(Trainer):
     norms = []
     for most in (1e9, 0.01):
