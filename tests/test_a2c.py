@@ -22,7 +22,8 @@ def test_the_critic_moves_to_the_targets_and_the_actor_to_the_better_action():
     trainer = A2C(env, rollout_steps=64, learning_rate=1e-2)
     actor, critic = agents.actor(env), agents.critic(env)
     rollout = trainer.collect(actor)
-    obs, target = rollout.obs[:, 0], torch.full((64, 1), 7.0) + 0.1 * torch.randn(64, 1)
+    obs = rollout.obs[:, 0]
+    target = 7 + obs[:, 1:]  # the step within its episode
     advantage = torch.where(rollout.action == 2, 1.0, -1.0)
     probability = lambda: agents.policy(actor, obs).probs[:, 2].mean()  # noqa: E731
     error = lambda: (critic(obs) - target[:, 0]).abs().mean()  # noqa: E731
@@ -32,7 +33,7 @@ def test_the_critic_moves_to_the_targets_and_the_actor_to_the_better_action():
     for _ in range(20):
         trainer.update(actor, critic, rollout, advantage, target)
     assert float(probability().detach()) > before + 0.3
-    assert float(error().detach()) < first
+    assert float(error().detach()) < 0.5 * first
 
 
 def test_one_gradient_step_for_each_rollout():
