@@ -610,11 +610,19 @@ TARGETS = [
         survives="only target networks are asked, which are frozen copies in eval mode",
     ),
     *each(
-        "ddqn sac",
+        "ddqn",
         "target-not-detached",
         "gradients flow into the targets",
         "    @torch.no_grad()\n    def td_target",
         "    def td_target",
+    ),
+    *each(
+        "sac",
+        "target-not-detached",
+        "gradients flow into the targets",
+        "    @torch.no_grad()\n    def td_target",
+        "    def td_target",
+        survives="`gradient_step` gives gradients to the parameters of its own optimizer alone",
     ),
     Mutant(
         "ddpg-online-actor-in-target",
@@ -1349,6 +1357,7 @@ NETWORKS = [
         "layers see observations as they come",
         "seen = self.obs_statistics.normalize(obs)\n        return self.body",
         "seen = obs\n        return self.body",
+        ("agents", "scale"),
     ),
     Mutant(
         "q-critic-observations-not-normalized",
@@ -1356,6 +1365,7 @@ NETWORKS = [
         "layers see observations as they come",
         "self.obs_statistics.normalize(obs).reshape(len(obs), -1)",
         "obs.reshape(len(obs), -1)",
+        ("agents", "scale"),
     ),
     Mutant(
         "dueling-not-centred",
