@@ -291,6 +291,19 @@ def test_the_share_of_small_ones_among_a_million_is_not_lost():
     assert 3 <= counted(memory, 4_000_000, 1)[100_000:].sum() <= 5
 
 
+def test_each_small_one_behind_a_large_one_is_drawn():
+    """In float32, sums beyond 2^26 are in steps of 8: of eight small ones, seven would have no
+    share."""
+    memory = PrioritizedReplay(Spaces((1,)), 100_001, alpha=1.0)
+    obs = torch.zeros(100_001, 1)
+    memory.add(obs, torch.zeros(100_001, dtype=torch.int64), step_of(obs, obs, 0.0))
+    memory.update_priorities(torch.arange(100_001), torch.ones(100_001))
+    memory.update_priorities(torch.tensor([0]), torch.tensor([2.0**26]))
+    small = counted(memory, 400_000, 1)[1:].nonzero()[0]
+    assert len(small) > 500
+    assert np.bincount(small % 8, minlength=8).min() > len(small) / 16
+
+
 def test_what_has_no_priority_is_not_drawn():
     memory = prioritized([1.0] * 6)
     memory.arrays["priority"][[0, 3, 5]] = 0.0

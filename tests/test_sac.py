@@ -200,9 +200,9 @@ def test_the_critics_gradient_by_hand():
     for critic, target_critic in zip(critics, trainer.run.state["target_critics"]):
         critic.scale = torch.tensor(2.0)
         target_critic.values += 10.0
-    batch = discrete_batch([0, 1], [2, 0], [1, 5], [1, 0], [False, True], weight=[1.0, 0.5])
+    batch = discrete_batch([0, 1], [2, 0], [1, -5], [1, 0], [False, True], weight=[1.0, 0.5])
     metrics = trainer.update(actor, critics, batch)
-    target = np.array([1 + 0.5 * (10 + soft_values(0.5)[0][1]), 5])
+    target = np.array([1 + 0.5 * (10 + soft_values(0.5)[0][1]), -5])
     loss = 0.0
     for critic, values in zip(critics, np.array(TABLES)):
         taken = values[[0, 1], [2, 0]]
