@@ -610,19 +610,11 @@ TARGETS = [
         survives="only target networks are asked, which are frozen copies in eval mode",
     ),
     *each(
-        "ddqn",
+        "ddqn sac",
         "target-not-detached",
         "gradients flow into the targets",
         "    @torch.no_grad()\n    def td_target",
         "    def td_target",
-    ),
-    *each(
-        "sac",
-        "target-not-detached",
-        "gradients flow into the targets",
-        "    @torch.no_grad()\n    def td_target",
-        "    def td_target",
-        survives="`gradient_step` gives gradients to the parameters of its own optimizer alone",
     ),
     Mutant(
         "ddpg-online-actor-in-target",
