@@ -705,7 +705,8 @@ def test_a_small_critic_of_many_actions_is_loaded(tmp_path):
 
 
 def test_every_promise_names_tests_that_exist():
-    rows = [row for row in (ROOT / "docs/promises.md").read_text().splitlines() if "**" in row]
+    lines = (ROOT / "docs/promises.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| **")]
     assert len(rows) >= 20
     for row in rows:
         names = re.findall(r"`(tests/\w+\.py)::(\w+)`", row)
