@@ -140,21 +140,24 @@ def test_cartpole_with_one_gradient_step_for_each_batch(trainer):
     assert evaluate(env, actor).mean() >= 475
 
 
-# How far above the bar: of ten trainings (seeds 0 to 4, both), eight had passed after 5,000 steps,
-# nine after 10,000, all after 15,000. Not all stay there: what they have found is often lost again
-# and found again; benchmarks/README.md has what they end with after 100,000.
+# How far above the bar: all six (both, seeds 0 to 2) had passed after 5,000 steps. Of six looks, 5,
+# 6 and 5 were good for DQN, 1, 6 and 6 for Double DQN, whose seed 0 lost again what it had found.
+# benchmarks/README.md has what they end with after 100,000 steps.
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("Trainer", [DQN, DDQN])
-def test_cartpole_from_a_replay_memory(Trainer, seed):
-    env = envs.make("CartPole-v1", num_envs=16)
-    metis_nb.seed(seed)
-    q_network, trainer, mean = agents.q_network(env), Trainer(env, seed=seed), 0
-    while mean < 475:
-        assert trainer.run.steps < 15_000, f"{mean} on average after {trainer.run.steps} steps"
-        trainer.train(q_network, steps=5_000)
-        mean = evaluate(env, q_network, episodes=50).mean()
+def test_cartpole_from_a_replay_memory(Trainer):
+    """Every seed is good once within 15,000 steps, most of them in half of the looks or more."""
+    env, good = envs.make("CartPole-v1", num_envs=16), []
+    for seed in (0, 1, 2):
+        metis_nb.seed(seed)
+        q_network, trainer, looks = agents.q_network(env), Trainer(env, seed=seed), []
+        for _ in range(6):
+            trainer.train(q_network, steps=5_000)
+            looks.append(evaluate(env, q_network, episodes=50).mean())
+        assert max(looks[:3]) >= 475, f"seed {seed}: {looks}"
+        good.append(sum(look >= 475 for look in looks))
+    assert sorted(good)[1] >= 3, good
 
 
 # How far above the bar: after 20,000 steps all seeds in benchmarks/README.md end at -175 or more.

@@ -644,7 +644,7 @@ def test_a_soak_is_flat_and_finds_a_leak(size, verdict):
     assert ended.returncode == 0, ended.stderr
     result = json.loads(ended.stdout.splitlines()[-1])
     assert result["verdict"] == verdict, result
-    assert result["measurements"] >= 4  # as many as a line needs; a busy machine takes few
+    assert result["measurements"] > 10
 
 
 def test_a_soak_is_resumed_and_its_exit_code_tells(tmp_path, monkeypatch, capsys):

@@ -779,25 +779,13 @@ def test_it_trains_on(kind, parallel, Trainer):
     assert set(trainer.healthy_ranges) <= set(history[-1])
 
 
+@pytest.mark.parametrize("chance", ["in the environment too", "in the trainer alone"])
 @every_trainer
-def test_the_same_seed_gives_the_same_training_and_another_another(Trainer):
+def test_the_same_seed_gives_the_same_training_and_another_another(Trainer, chance):
     found = []
     for seed in (0, 0, 1):
-        env = world(Trainer, "CartPole")
-        torch.manual_seed(0)
-        networks = networks_for(Trainer, env)
-        make(Trainer, env, seed=seed).train(*networks, steps=256)
-        found.append(networks[0])
-    assert same(found[0], found[1])
-    assert not same(found[0], found[2])
-
-
-@every_trainer
-def test_the_seed_decides_what_is_drawn_too(Trainer):
-    """Where the environment itself knows no chance."""
-    found = []
-    for seed in (0, 0, 1):
-        env = fitted(Trainer, Scripted())
+        alone = chance == "in the trainer alone"
+        env = fitted(Trainer, Scripted()) if alone else world(Trainer, "CartPole")
         torch.manual_seed(0)
         networks = networks_for(Trainer, env)
         make(Trainer, env, seed=seed).train(*networks, steps=256)

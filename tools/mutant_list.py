@@ -2143,7 +2143,7 @@ SAVING = [
         "another seed draws the same actions",
         "manual_seed(self.seed + self.view.steps)",
         "manual_seed(0)",
-        ("trainers::test_the_seed_decides_what_is_drawn_too",),
+        ("trainers::test_the_same_seed_gives_the_same_training_and_another_another",),
     ),
     Mutant(
         "generator-not-of-the-trainer",

@@ -33,6 +33,7 @@ MIB = 2**20
 NAMES = ("VPG", "A2C", "PPO", "DQN", "DDQN", "DDPG", "TD3", "SAC")
 CAPACITY = 1_000  # full after a second or two
 KEPT = 200  # rows of the history, and episodes
+LEAST = 12  # measurements, however slow the machine is: a line through few says little
 
 
 def made(name: str) -> tuple[Any, list]:
@@ -109,10 +110,13 @@ def soak(
         # A long history is what was asked for, and so are the larger files and pictures of it.
         del trainer.history[:-KEPT], trainer.history.episodes[:-KEPT]
         points.append((now, process.memory_info().rss, bytes_of(trainer.history)))
-        return now >= seconds or None
+        return ended() or None
+
+    def ended() -> bool:
+        return len(points) >= LEAST and points[-1][0] >= seconds
 
     with tempfile.TemporaryDirectory() as folder:
-        while not points or points[-1][0] < seconds:  # many trainings, each with its own snapshots
+        while not ended():  # many trainings, each with its own snapshots
             given = [callbacks.snapshots(2), look, *more]
             trainer.train(*networks, steps=20_000, callbacks=given, progress=False)
 
